@@ -1,0 +1,114 @@
+"""The words of the project: tasks, annotations, suggestions, the queue window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, NewType
+from urllib.parse import urlsplit
+
+TaskId = NewType("TaskId", int)
+AnnotationId = NewType("AnnotationId", int)
+PredictionId = NewType("PredictionId", int)
+ContentKey = NewType("ContentKey", str)
+"""Hex BLAKE2b-128 of an image file's bytes: the identity under which features are cached (32 characters)."""
+
+MODEL_VERSION = "rush"
+"""Backend title, prediction ``model_version`` and ``/setup`` answer: all three must be equal, for ever."""
+
+SPACE_DIM = 64
+"""Dimensions of both embedding spaces, raw (PCA of the backbone's features) and head (learned)."""
+
+
+class LabelState(IntEnum):
+    """Where a task stands; stored in the index as the integer payload ``state``."""
+
+    OPEN = 0
+    LABELLED = 1
+    SKIPPED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectRef:
+    """One Label Studio project of one Label Studio instance."""
+
+    origin: str
+    id: int
+
+    @property
+    def slug(self) -> str:
+        """A name that is safe in a file path and a Redis key, unique per origin and project."""
+        parts = urlsplit(self.origin)
+        host = (parts.netloc or parts.path).replace(":", "_").replace("/", "_")
+        return f"{parts.scheme}_{host}_{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class LabelSpec:
+    """What a label config lets us predict: one Choices control on one Image."""
+
+    from_name: str
+    to_name: str
+    image_key: str
+    classes: tuple[str, ...]
+    multiple: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Annotation:
+    """One person's answer for one task; ``skipped`` is Label Studio's ``was_cancelled``."""
+
+    id: AnnotationId
+    task: TaskId
+    annotator: int
+    labels: tuple[str, ...]
+    skipped: bool = False
+    lead_time: float | None = None
+    created_at: str = ""
+    suggested: PredictionId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A Label Studio task as far as Rush needs it."""
+
+    id: TaskId
+    data: Mapping[str, Any]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PredictionRow:
+    """A prediction as stored in Label Studio: the place of its task in the queue."""
+
+    id: PredictionId
+    task: TaskId
+    score: float | None
+    model_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRecord:
+    """Everything Label Studio knows about one task."""
+
+    task: Task
+    annotations: tuple[Annotation, ...] = ()
+    predictions: tuple[PredictionRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Suggestion:
+    """What Rush thinks of one image.
+
+    ``labels`` are preselected (one for a single choice, any number for a multiple choice);
+    ``ranked`` lists classes with probabilities, likeliest first; ``confidence`` is in [0, 1].
+    """
+
+    labels: tuple[str, ...]
+    confidence: float
+    ranked: tuple[tuple[str, float], ...] = ()
+    space: str = ""
+
+
+EMPTY = Suggestion(labels=(), confidence=0.0)

@@ -1,0 +1,98 @@
+"""A generation: the immutable result of one training round, and the numpy that applies it.
+
+Nothing here needs torch: the web process encodes new images with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+
+
+def normalise(rows: Array) -> Floats:
+    """Return ``rows`` (n, d) as float32 of unit length; all-zero rows stay zero."""
+    out = np.asarray(rows, dtype=np.float32)
+    norms = np.linalg.norm(out, axis=1, keepdims=True)
+    return out / np.maximum(norms, 1e-12)
+
+
+@dataclass(frozen=True, slots=True)
+class Pca:
+    """Raw space: centred, projected and normalised backbone features."""
+
+    mean: Floats  # (F,)
+    components: Floats  # (SPACE_DIM, F); rows beyond the data's rank are zero
+
+    def encode(self, features: Array) -> Floats:
+        """(n, F) features → (n, SPACE_DIM) unit vectors."""
+        return normalise((np.asarray(features, np.float32) - self.mean) @ self.components.T)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Head space and classifier: cosine logits against one prototype per class.
+
+    Single choice: softmax(scale · cos / temperature); multiple: sigmoid((scale · cos + bias) / temperature).
+    """
+
+    mean: Floats  # (F,)
+    weight: Floats  # (SPACE_DIM, F)
+    prototypes: Floats  # (C, SPACE_DIM), unit rows, in the order of Generation.classes
+    bias: Floats  # (C,)
+    scale: float
+    temperature: float
+
+    def encode(self, features: Array) -> Floats:
+        """(n, F) features → (n, SPACE_DIM) unit vectors."""
+        return normalise((np.asarray(features, np.float32) - self.mean) @ self.weight.T)
+
+    def probabilities(self, embeddings: Array, *, multiple: bool) -> Floats:
+        """(n, SPACE_DIM) head embeddings → (n, C) calibrated probabilities."""
+        logits = (self.scale * (embeddings @ self.prototypes.T) + self.bias) / self.temperature
+        if multiple:
+            return np.asarray(1.0 / (1.0 + np.exp(-np.clip(logits, -30, 30))), np.float32)
+        logits -= logits.max(axis=1, keepdims=True)
+        exp = np.exp(logits)
+        return np.asarray(exp / exp.sum(axis=1, keepdims=True), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One published training round; number 0 has no head (nothing was labelled yet).
+
+    ``space`` ("raw" | "head") serves chains, diversity and neighbours; ``suggester``
+    ("knn-raw" | "knn-head" | "head" | "blend") serves suggestions: both chosen by held-out figures,
+    which ``manifest`` records.
+    """
+
+    number: int
+    backbone: str
+    pca: Pca
+    head: Head | None = None
+    classes: tuple[str, ...] = ()
+    multiple: bool = False
+    space: str = "raw"
+    suggester: str = "knn-raw"
+    manifest: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Projection:
+    """The 2-D map of one generation, with the clusters that the cold-start order walks.
+
+    ``density`` is the mean cosine similarity to the 15 nearest images in the raw space (typicality).
+    """
+
+    generation: int
+    keys: Array  # (n,) str content keys ("U32"), unique
+    xy: Floats  # (n, 2), scaled to [0, 1]
+    cluster: npt.NDArray[np.int32]  # (n,)
+    density: Floats  # (n,)
+    centroids: Floats  # (K, SPACE_DIM), unit rows in the raw space

@@ -1,0 +1,216 @@
+"""What the services need from the outside world, as Protocols; ``adapters`` implement them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from ml_backend.domain import (
+    Annotation,
+    AnnotationId,
+    ContentKey,
+    LabelState,
+    PredictionId,
+    PredictionRow,
+    ProjectRef,
+    TaskId,
+    TaskRecord,
+)
+from ml_backend.generation import Array, Floats, Generation, Head, Projection
+
+
+class LabelStudio(Protocol):
+    """One Label Studio instance. Every call raises LabelStudioError with status, URL and next step."""
+
+    origin: str
+
+    def project(self, project: int) -> dict[str, Any]:
+        """The project's JSON; NotFound if there is none."""
+
+    def update_project(self, project: int, **fields: Any) -> dict[str, Any]: ...
+
+    def records(self, project: int) -> Iterator[TaskRecord]:
+        """Every task with its annotations and predictions, streamed page by page."""
+
+    def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[TaskId]:
+        """Import tasks in one request; returns their ids in the order of ``tasks``."""
+
+    def create_prediction(
+        self, project: int, task: TaskId, score: float, result: list[dict[str, Any]]
+    ) -> PredictionId: ...
+
+    def update_prediction(
+        self, prediction: PredictionId, score: float, result: list[dict[str, Any]]
+    ) -> None:
+        """One PATCH; NotFound if the prediction is gone."""
+
+    def delete_prediction(self, prediction: PredictionId) -> None:
+        """Idempotent: a prediction that is gone already is fine."""
+
+    def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int:
+        """Append many predictions in one request; returns how many were created."""
+
+    def predictions(self, project: int, tasks: Sequence[TaskId] | None = None) -> list[PredictionRow]:
+        """Prediction rows of the project, of these tasks only where given."""
+
+    def update_task(
+        self, task: TaskId, *, meta: Mapping[str, Any] | None = None, data: Mapping[str, Any] | None = None
+    ) -> None:
+        """One PATCH; what is given replaces the stored value whole."""
+
+    def next_task(self, project: int) -> TaskId | None:
+        """The task that Label Studio would serve now to the token's user."""
+
+    def download(self, url: str) -> bytes:
+        """The bytes behind a task's image value; BadImage if refused, too large or not there."""
+
+
+class Index(Protocol):
+    """Nearest neighbours among a project's tasks, in named vector spaces, filtered by label state.
+
+    Vectors are unit length, similarity is cosine. A task that is unknown is simply not found.
+    """
+
+    def build(
+        self, tasks: Array, vectors: Mapping[str, Floats], states: Array
+    ) -> None:
+        """Replace everything: task ids (n,) int64, per space (n, SPACE_DIM), states (n,) of LabelState."""
+
+    def upsert(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
+        """Add or replace these tasks."""
+
+    def mark(self, tasks: Sequence[int], state: LabelState) -> None:
+        """Set the label state of these tasks."""
+
+    def delete(self, tasks: Sequence[int]) -> None: ...
+
+    def neighbours(
+        self, space: str, vector: Floats, k: int, state: LabelState
+    ) -> tuple[Array, Floats]:
+        """The at most ``k`` nearest tasks in that state: ids (m,) int64, similarities (m,), nearest first."""
+
+    def vectors(self, space: str, tasks: Sequence[int]) -> dict[int, Floats]:
+        """Stored vectors of these tasks; unknown ones are left out."""
+
+    def __len__(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Features(Protocol):
+    """Backbone features by content key: append-only float16 on disk, safe for many processes."""
+
+    dim: int
+
+    def __contains__(self, key: ContentKey) -> bool: ...
+
+    def missing(self, keys: Iterable[ContentKey]) -> list[ContentKey]:
+        """The keys without features, in order, each once."""
+
+    def append(self, keys: Sequence[ContentKey], features: Array) -> None:
+        """Store features (n, F); keys that are there already are ignored. Durable on return."""
+
+    def get(self, keys: Sequence[ContentKey]) -> Array:
+        """(n, F) float16; KeyError names the first missing key."""
+
+
+class Embedder(Protocol):
+    """Turns image bytes into backbone features."""
+
+    name: str
+    dim: int
+
+    def embed(self, images: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Floats | Exception]]:
+        """(name, file bytes) → (name, features (F,)) or (name, BadImage), in order, overlapping decode and compute."""
+
+    def close(self) -> None: ...
+
+
+class Trainer(Protocol):
+    """Fits a head on cached features."""
+
+    def fit(self, features: Array, targets: Array, *, multiple: bool, pca: Array, seed: int = 0) -> Head:
+        """features (n, F), targets (n,) class index or (n, C) 0/1 where multiple; ``pca`` (SPACE_DIM, F) initialises."""
+
+
+class Projector(Protocol):
+    """Lays embeddings out in two dimensions."""
+
+    def project(self, embeddings: Floats, initial: Array | None = None) -> Floats:
+        """(n, d) → (n, 2) scaled to [0, 1]; ``initial`` (n, 2) keeps the map steady (NaN rows: new images)."""
+
+
+class Artifacts(Protocol):
+    """Published generations and projections of projects, as files; publishing is atomic."""
+
+    def generation(self, project: ProjectRef) -> Generation | None: ...
+
+    def publish_generation(self, project: ProjectRef, generation: Generation) -> None: ...
+
+    def generation_number(self, project: ProjectRef) -> int | None:
+        """Cheap: the number of the current generation."""
+
+    def projection(self, project: ProjectRef) -> Projection | None: ...
+
+    def publish_projection(self, project: ProjectRef, projection: Projection) -> None: ...
+
+
+class State(Protocol):
+    """The shared cache of what Label Studio holds (Redis); ``sync`` rebuilds it.
+
+    Every write is idempotent. All of it is per project except image sources.
+    """
+
+    def projects(self) -> list[ProjectRef]: ...
+
+    def options(self, project: ProjectRef) -> dict[str, str]:
+        """Per-project choices and facts: strategy, label_config, …"""
+
+    def set_options(self, project: ProjectRef, **options: str) -> None: ...
+
+    def tasks(self, project: ProjectRef) -> dict[TaskId, ContentKey]:
+        """Every known task; the key is empty where its image is not embedded."""
+
+    def set_tasks(self, project: ProjectRef, tasks: Mapping[TaskId, ContentKey]) -> None: ...
+
+    def delete_tasks(self, project: ProjectRef, tasks: Iterable[TaskId]) -> None:
+        """Forget tasks with their annotations and queue rows."""
+
+    def annotations(self, project: ProjectRef) -> list[Annotation]: ...
+
+    def annotation(self, project: ProjectRef, annotation: AnnotationId) -> Annotation | None: ...
+
+    def set_annotations(self, project: ProjectRef, annotations: Iterable[Annotation]) -> None: ...
+
+    def delete_annotations(self, project: ProjectRef, annotations: Iterable[AnnotationId]) -> None: ...
+
+    def window(self, project: ProjectRef) -> dict[TaskId, tuple[PredictionId, float]]:
+        """Tasks that hold a prediction: its id (0 where not known yet) and its score."""
+
+    def set_window(self, project: ProjectRef, rows: Mapping[TaskId, tuple[PredictionId, float]]) -> None: ...
+
+    def drop_window(self, project: ProjectRef, tasks: Iterable[TaskId]) -> None: ...
+
+    def push_scores(self, project: ProjectRef, count: int) -> range:
+        """``count`` fresh scores in front of everything: strictly decreasing, atomic over processes."""
+
+    def append_scores(self, project: ProjectRef, count: int) -> range:
+        """``count`` fresh scores behind everything: strictly increasing, atomic over processes."""
+
+    def keys_of(self, sources: Sequence[str]) -> list[ContentKey | None]:
+        """Content keys of image addresses seen before (the caller makes them unique per origin)."""
+
+    def set_keys(self, keys: Mapping[str, ContentKey]) -> None: ...
+
+    def publish(self, project: ProjectRef, event: str, **fields: Any) -> None:
+        """Tell every process that something changed: ingested, generation, projection, synced, strategy."""
+
+    def listen(self, timeout: float) -> Iterator[tuple[ProjectRef, str, dict[str, Any]]]:
+        """Events as they come; ends after ``timeout`` seconds without one."""
+
+
+class Jobs(Protocol):
+    """Background work in RQ workers."""
+
+    def enqueue(self, job: str, project: ProjectRef, **arguments: Any) -> None:
+        """Run ``jobs.<job>`` soon; a job of the same name, project and arguments that still waits is not queued twice."""

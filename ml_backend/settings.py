@@ -1,0 +1,64 @@
+"""Settings: the only place that reads the environment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, each as ``RUSH_<NAME>`` in the environment or in a ``.env`` file."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RUSH_", env_file=".env", extra="ignore", populate_by_name=True
+    )
+
+    data_dir: Path = Field(Path(".rush"), description="Features, generations, index and Redis file.")
+    redis_url: str = Field(
+        "", description="Redis to use; empty starts the bundled server in the data directory."
+    )
+    label_studio_url: str = Field(
+        "", description="Label Studio's address as seen from the backend.",
+        validation_alias="LABEL_STUDIO_URL",
+    )
+    label_studio_api_key: SecretStr = Field(
+        SecretStr(""), description="Token (legacy or personal access token) the backend uses.",
+        validation_alias="LABEL_STUDIO_API_KEY",
+    )
+    host: str = Field("127.0.0.1", description="Address the backend listens on.")
+    port: int = Field(9090, description="Port the backend listens on.")
+    public_url: str = Field(
+        "", description="The backend's address as seen from Label Studio; empty means http://HOST:PORT."
+    )
+    basic_auth_user: str = Field("", description="User name that Label Studio must send; empty means none.")
+    basic_auth_password: SecretStr = Field(SecretStr(""), description="Password that goes with it.")
+    webhook_secret: SecretStr = Field(
+        SecretStr(""), description="Value of the X-Rush-Secret header that webhooks must carry; empty means none."
+    )
+    strategy: str = Field("cluster_chain", description="Query strategy of projects that have not chosen one.")
+    window: int = Field(200, ge=10, description="Tasks that hold a prediction, which is the queue.")
+    train_labels: int = Field(20, ge=1, description="New labels that trigger a training round.")
+    train_seconds: float = Field(5.0, ge=0, description="Least seconds between two training rounds.")
+    sync_seconds: float = Field(300.0, ge=0, description="Seconds between two automatic syncs; 0 turns them off.")
+    coordinates: Literal["meta", "data", "off"] = Field(
+        "meta", description="Where the map is written back: meta, meta and data columns, or nowhere."
+    )
+    backbone: str = Field("efficientnet-lite0", description="Embedding model.")
+    image_size: int = Field(224, ge=64, description="Side in pixels that images are embedded at.")
+    device: str = Field("auto", description="Where training runs: auto, cpu, cuda.")
+    allowed_hosts: str = Field(
+        "", description="Other hosts that images may be fetched from, comma separated; * allows all."
+    )
+    file_roots: str = Field("", description="Folders that file paths in tasks may point into, comma separated.")
+    max_image_mb: float = Field(50.0, gt=0, description="Largest image file that is read.")
+    max_megapixels: float = Field(100.0, gt=0, description="Largest image that is decoded.")
+    max_body_mb: float = Field(64.0, gt=0, description="Largest request body that is read.")
+    log_level: str = Field("INFO", description="Log level.")
+
+    @property
+    def backend_url(self) -> str:
+        """The address that Label Studio is told to call."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
