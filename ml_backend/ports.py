@@ -39,9 +39,7 @@ class LabelStudio(Protocol):
         self, project: int, task: TaskId, score: float, result: list[dict[str, Any]]
     ) -> PredictionId: ...
 
-    def update_prediction(
-        self, prediction: PredictionId, score: float, result: list[dict[str, Any]]
-    ) -> None:
+    def update_prediction(self, prediction: PredictionId, score: float, result: list[dict[str, Any]]) -> None:
         """One PATCH; NotFound if the prediction is gone."""
 
     def delete_prediction(self, prediction: PredictionId) -> None:
@@ -71,9 +69,7 @@ class Index(Protocol):
     Vectors are unit length, similarity is cosine. A task that is unknown is simply not found.
     """
 
-    def build(
-        self, tasks: Array, vectors: Mapping[str, Floats], states: Array
-    ) -> None:
+    def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
         """Replace everything: task ids (n,) int64, per space (n, SPACE_DIM), states (n,) of LabelState."""
 
     def upsert(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
@@ -84,9 +80,7 @@ class Index(Protocol):
 
     def delete(self, tasks: Sequence[int]) -> None: ...
 
-    def neighbours(
-        self, space: str, vector: Floats, k: int, state: LabelState
-    ) -> tuple[Array, Floats]:
+    def neighbours(self, space: str, vector: Floats, k: int, state: LabelState) -> tuple[Array, Floats]:
         """The at most ``k`` nearest tasks in that state: ids (m,) int64, similarities (m,), nearest first."""
 
     def vectors(self, space: str, tasks: Sequence[int]) -> dict[int, Floats]:

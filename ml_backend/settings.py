@@ -21,11 +21,13 @@ class Settings(BaseSettings):
         "", description="Redis to use; empty starts the bundled server in the data directory."
     )
     label_studio_url: str = Field(
-        "", description="Label Studio's address as seen from the backend.",
+        "",
+        description="Label Studio's address as seen from the backend.",
         validation_alias="LABEL_STUDIO_URL",
     )
     label_studio_api_key: SecretStr = Field(
-        SecretStr(""), description="Token (legacy or personal access token) the backend uses.",
+        SecretStr(""),
+        description="Token (legacy or personal access token) the backend uses.",
         validation_alias="LABEL_STUDIO_API_KEY",
     )
     host: str = Field("127.0.0.1", description="Address the backend listens on.")
@@ -36,13 +38,16 @@ class Settings(BaseSettings):
     basic_auth_user: str = Field("", description="User name that Label Studio must send; empty means none.")
     basic_auth_password: SecretStr = Field(SecretStr(""), description="Password that goes with it.")
     webhook_secret: SecretStr = Field(
-        SecretStr(""), description="Value of the X-Rush-Secret header that webhooks must carry; empty means none."
+        SecretStr(""),
+        description="Value of the X-Rush-Secret header that webhooks must carry; empty means none.",
     )
     strategy: str = Field("cluster_chain", description="Query strategy of projects that have not chosen one.")
     window: int = Field(200, ge=10, description="Tasks that hold a prediction, which is the queue.")
     train_labels: int = Field(20, ge=1, description="New labels that trigger a training round.")
     train_seconds: float = Field(5.0, ge=0, description="Least seconds between two training rounds.")
-    sync_seconds: float = Field(300.0, ge=0, description="Seconds between two automatic syncs; 0 turns them off.")
+    sync_seconds: float = Field(
+        300.0, ge=0, description="Seconds between two automatic syncs; 0 turns them off."
+    )
     coordinates: Literal["meta", "data", "off"] = Field(
         "meta", description="Where the map is written back: meta, meta and data columns, or nowhere."
     )
@@ -52,7 +57,9 @@ class Settings(BaseSettings):
     allowed_hosts: str = Field(
         "", description="Other hosts that images may be fetched from, comma separated; * allows all."
     )
-    file_roots: str = Field("", description="Folders that file paths in tasks may point into, comma separated.")
+    file_roots: str = Field(
+        "", description="Folders that file paths in tasks may point into, comma separated."
+    )
     max_image_mb: float = Field(50.0, gt=0, description="Largest image file that is read.")
     max_megapixels: float = Field(100.0, gt=0, description="Largest image that is decoded.")
     max_body_mb: float = Field(64.0, gt=0, description="Largest request body that is read.")

@@ -1,0 +1,244 @@
+"""Label Studio's JSON ↔ our words, and the only place that turns a queue place into a prediction score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ml_backend.domain import (
+    MODEL_VERSION,
+    Annotation,
+    AnnotationId,
+    LabelSpec,
+    PredictionId,
+    Suggestion,
+    Task,
+    TaskId,
+)
+from ml_backend.errors import BadRequest
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class _Wire(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+def _id_of(value: Any) -> Any:
+    """Label Studio sends related objects as an id or as an object that has one."""
+    return value.get("id") if isinstance(value, Mapping) else value
+
+
+Id = Annotated[int, BeforeValidator(_id_of), Field(ge=0, lt=2**63)]
+"""An id that fits Label Studio's database and our int64 arrays."""
+
+
+class TaskJson(_Wire):
+    """A task as Label Studio sends it."""
+
+    id: Id
+    data: dict[str, Any] = {}
+    meta: dict[str, Any] | None = None
+
+    def to_domain(self) -> Task:
+        """The task in our words."""
+        return Task(TaskId(self.id), self.data, self.meta or {})
+
+
+class AnnotationJson(_Wire):
+    """An annotation as Label Studio sends it."""
+
+    id: Id
+    task: Id
+    completed_by: Annotated[int | None, BeforeValidator(_id_of)] = None
+    result: list[dict[str, Any]] | None = None
+    was_cancelled: bool = False
+    lead_time: float | None = None
+    created_at: str | None = None
+    parent_prediction: Annotated[int | None, BeforeValidator(_id_of)] = None
+
+
+class ProjectJson(_Wire):
+    """A project as far as Rush reads it."""
+
+    id: Id
+    label_config: str = ""
+
+
+class IdOnly(_Wire):
+    """What is left of a deleted row."""
+
+    id: Id
+
+
+class WebhookJson(_Wire):
+    """The envelope of every webhook."""
+
+    action: str = Field(min_length=1, max_length=64)
+    project: ProjectJson | None = None
+    annotation: dict[str, Any] | None = None
+    annotations: list[dict[str, Any]] = []
+    task: dict[str, Any] | None = None
+    tasks: list[dict[str, Any]] = []
+
+
+class PredictJson(_Wire):
+    """The body of /predict; ``project`` is "ID.TIMESTAMP"."""
+
+    tasks: list[dict[str, Any]]
+    project: str | int | None = None
+    label_config: str | None = None
+    params: dict[str, Any] | None = None
+
+
+class SetupJson(_Wire):
+    """The body of /setup."""
+
+    project: str | int | None = None
+    label_config: str = Field("", alias="schema")
+    hostname: str | None = None
+    access_token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A webhook in our words. ``project`` is None only where Label Studio sent none."""
+
+    action: str
+    project: int | None
+    label_config: str = ""
+    annotations: tuple[Annotation, ...] = ()
+    deleted_annotations: tuple[AnnotationId, ...] = ()
+    tasks: tuple[Task, ...] = ()
+    deleted_tasks: tuple[TaskId, ...] = ()
+
+
+def parse(model: type[M], body: Any) -> M:
+    """Validate a JSON body; BadRequest names the first field that is wrong."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        given = repr(first.get("input"))[:80]
+        raise BadRequest(f"{where}: {first['msg']}, got {given}.", "See docs/protocol.md.") from None
+
+
+def project_id(value: str | int | None) -> int | None:
+    """The id in Label Studio's project field, which is an id or "ID.TIMESTAMP"."""
+    text = str(value if value is not None else "").partition(".")[0]
+    if not text:
+        return None
+    if not (text.isascii() and text.isdigit()) or len(text) > 18:
+        raise BadRequest(f"project: not a project id: {str(value)[:80]!r}.")
+    return int(text)
+
+
+def choices(result: Iterable[Mapping[str, Any]] | None, from_name: str | None = None) -> tuple[str, ...]:
+    """The chosen labels in an annotation's result, of the control ``from_name`` only where given."""
+    found: list[str] = []
+    for region in result or ():
+        if not isinstance(region, Mapping) or region.get("type") != "choices":
+            continue
+        if from_name is not None and region.get("from_name") != from_name:
+            continue
+        value = region.get("value")
+        picked = value.get("choices") if isinstance(value, Mapping) else None
+        found.extend(str(choice) for choice in (picked if isinstance(picked, list) else ()))
+    return tuple(dict.fromkeys(found))
+
+
+def annotation(body: Any, from_name: str | None = None) -> Annotation:
+    """One annotation object in our words."""
+    row = parse(AnnotationJson, body)
+    return Annotation(
+        id=AnnotationId(row.id),
+        task=TaskId(row.task),
+        annotator=row.completed_by or 0,
+        labels=() if row.was_cancelled else choices(row.result, from_name),
+        skipped=row.was_cancelled,
+        lead_time=row.lead_time,
+        created_at=row.created_at or "",
+        suggested=None if row.parent_prediction is None else PredictionId(row.parent_prediction),
+    )
+
+
+def event(body: Any, from_name: str | None = None) -> Event:
+    """A webhook body in our words; unknown actions come back with nothing but their name."""
+    hook = parse(WebhookJson, body)
+    project = hook.project.id if hook.project else None
+    config = hook.project.label_config if hook.project else ""
+    match hook.action:
+        case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED":
+            rows = [hook.annotation] if hook.annotation else hook.annotations
+            if not rows:
+                raise BadRequest(f"{hook.action} carries no annotation.")
+            annotations = tuple(annotation(row, from_name) for row in rows)
+            return Event(hook.action, project, config, annotations=annotations)
+        case "ANNOTATIONS_DELETED":
+            gone = tuple(AnnotationId(parse(IdOnly, row).id) for row in hook.annotations)
+            return Event(hook.action, project, config, deleted_annotations=gone)
+        case "TASKS_CREATED":
+            tasks = tuple(parse(TaskJson, row).to_domain() for row in hook.tasks)
+            return Event(hook.action, project, config, tasks=tasks)
+        case "TASKS_DELETED":
+            missing = tuple(TaskId(parse(IdOnly, row).id) for row in hook.tasks)
+            return Event(hook.action, project, config, deleted_tasks=missing)
+        case _:
+            return Event(hook.action, project, config)
+
+
+def result(spec: LabelSpec, suggestion: Suggestion) -> list[dict[str, Any]]:
+    """A suggestion as a prediction's ``result``: preselected labels, confidence and ranked alternatives.
+
+    Nothing suggested gives an empty list, which preselects nothing.
+    """
+    if not suggestion.labels:
+        return []
+    return [
+        {
+            "from_name": spec.from_name,
+            "to_name": spec.to_name,
+            "type": "choices",
+            "score": round(suggestion.confidence, 4),
+            "value": {"choices": list(suggestion.labels)},
+            "alternatives": [
+                {"choice": label, "score": round(float(probability), 4)}
+                for label, probability in suggestion.ranked[:5]
+            ],
+        }
+    ]
+
+
+def prediction(spec: LabelSpec, suggestion: Suggestion, score: float) -> dict[str, Any]:
+    """A prediction object as /predict and the import request carry it; lower scores are served first."""
+    return {"model_version": MODEL_VERSION, "score": float(score), "result": result(spec, suggestion)}
+
+
+def coordinates(x: float, y: float, cluster: int, generation: int, key: str) -> dict[str, Any]:
+    """The value of ``meta.rush``."""
+    return {
+        "x": round(float(x), 4),
+        "y": round(float(y), 4),
+        "cluster": int(cluster),
+        "generation": int(generation),
+        "key": key,
+    }
+
+
+def content_key_of(task: Task) -> str:
+    """The content key that an earlier import left in the task's meta, or nothing."""
+    rush = task.meta.get("rush") if isinstance(task.meta, Mapping) else None
+    key = rush.get("key") if isinstance(rush, Mapping) else None
+    return key if isinstance(key, str) and len(key) == 32 else ""
+
+
+def image_of(task: Task, spec: LabelSpec) -> str:
+    """The address of the task's image, or nothing."""
+    value = task.data.get(spec.image_key)
+    if isinstance(value, Sequence) and not isinstance(value, str) and value:
+        value = value[0]
+    return value if isinstance(value, str) else ""
