@@ -62,6 +62,11 @@ class LabelStudio(Protocol):
     def download(self, url: str) -> bytes:
         """The bytes behind a task's image value; BadImage if refused, too large or not there."""
 
+    def call(self, method: str, path: str, **request: Any) -> Any:
+        """Any other request (``json=``, ``params=``, ``files=``), its JSON answer; for connecting and checking."""
+
+    def close(self) -> None: ...
+
 
 class Index(Protocol):
     """Nearest neighbours among a project's tasks, in named vector spaces, filtered by label state.
@@ -190,6 +195,12 @@ class State(Protocol):
 
     def append_scores(self, project: ProjectRef, count: int) -> range:
         """``count`` fresh scores behind everything: strictly increasing, atomic over processes."""
+
+    def note_submit(self, project: ProjectRef) -> None:
+        """Somebody submitted just now; background writers yield to people."""
+
+    def seconds_since_submit(self, project: ProjectRef) -> float:
+        """Seconds since the last ``note_submit``; infinite where there was none."""
 
     def keys_of(self, sources: Sequence[str]) -> list[ContentKey | None]:
         """Content keys of image addresses seen before (the caller makes them unique per origin)."""
