@@ -1,0 +1,35 @@
+"""Walk from image to image so that one key confirms the next."""
+
+from __future__ import annotations
+
+from strategies.base import Pool, Step, chain
+from strategies.diversity import typical
+
+LINKS = 4
+"""Images of the chain whose neighbours are looked at: the newest, then, at a boundary, earlier ones."""
+LOOK = 6
+"""Neighbours looked at of each of them."""
+SURE = 0.5
+"""Confidence below which a suggestion does not count as the chain's own label."""
+
+
+@chain("cluster_chain", start=typical, needs=("vectors", "regions"))
+def cluster_chain(pool: Pool, step: Step) -> int | None:
+    """Show the nearest open image that would get the same label, so that one key confirms it.
+
+    Where the neighbours of the newest images look like something else the chain is at its boundary and
+    ends; the next one starts at the most typical image of a region with the fewest labels.
+    """
+    answer = int(pool.answers[step.row])
+    links = [row for row in (step.row, *step.history) if pool.answers[row] >= 0]
+    seen: set[int] = set()
+    for link in links[:LINKS]:
+        target = answer if answer >= 0 else int(pool.answers[link])
+        for candidate in pool.neighbours(link, LOOK).tolist():
+            if candidate in seen:
+                continue
+            seen.add(candidate)
+            guessed, confidence = step.guess(candidate)
+            if guessed == target and confidence >= SURE:
+                return int(candidate)
+    return None
