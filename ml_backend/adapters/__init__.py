@@ -1,0 +1,1 @@
+"""The outside world behind ``ports``: each library is imported in here only."""

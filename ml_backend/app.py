@@ -1,0 +1,180 @@
+"""The web host: Label Studio's requests in, answers out. Imports no torch."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from flask import Flask, Response, g, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from ml_backend.domain import MODEL_VERSION, Task
+from ml_backend.errors import BadRequest, NotFound, RushError, TooLarge, Unauthorized
+from ml_backend.services.project import Project
+from ml_backend.services.projects import Projects
+from ml_backend.settings import Settings
+from ml_backend.wire import Event, PredictJson, SetupJson, TaskJson, event, parse, project_id
+
+log = logging.getLogger(__name__)
+
+VERSION = "0.1.0"
+
+
+def create_app(settings: Settings, projects: Projects) -> Flask:
+    """Build the Flask app over the projects; the caller starts and stops their keeper."""
+    app = Flask(__name__)
+    app.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 1e6)
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    later = ThreadPoolExecutor(1, "later")
+
+    @app.before_request
+    def admit() -> None:
+        g.started, g.id = time.perf_counter(), uuid.uuid4().hex[:12]
+        if request.path != "/health":
+            _check_credentials(settings)
+
+    @app.get("/")
+    @app.get("/health")
+    def health() -> Response:
+        # Label Studio asks before every task it serves: no Redis, no lock.
+        return jsonify(status="UP", model_class="RushModel", version=VERSION)
+
+    @app.get("/versions")
+    def versions() -> Response:
+        return jsonify(versions=[MODEL_VERSION])
+
+    @app.post("/setup")
+    def setup() -> Response:
+        body = parse(SetupJson, _json())
+        number = project_id(body.project)
+        if number is not None:
+            projects.connect(number, body.label_config)
+        return jsonify(model_version=MODEL_VERSION)
+
+    @app.post("/predict")
+    def predict() -> Response:
+        body = parse(PredictJson, _json())
+        tasks = [parse(TaskJson, row).to_domain() for row in body.tasks]
+        project = projects.get(project_id(body.project))
+        return jsonify(results=project.predictions(tasks), model_version=MODEL_VERSION)
+
+    @app.post("/webhook")
+    def webhook() -> tuple[Response, int]:
+        body = _json()
+        happened = event(body)
+        project = projects.get(happened.project)
+        happened = event(body, project.spec.from_name)
+        project.backend.state.set_options(project.ref, webhook_seen=str(time.time()))
+        if (
+            happened.tasks and not happened.annotations
+        ):  # an import may carry thousands: not inside its request
+            later.submit(_logged, project, happened)
+        else:
+            _handle(project, happened)
+        return jsonify(status="ok"), 200
+
+    @app.post("/train")
+    def train() -> tuple[Response, int]:
+        project = projects.get(project_id((_json() or {}).get("project")))
+        project.backend.jobs.enqueue("train", project.ref, force=True)
+        return jsonify(status="queued"), 201
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        return jsonify(status="UP")
+
+    @app.get("/status")
+    def status() -> Response:
+        return jsonify(projects=[project.report() for project in projects])
+
+    @app.errorhandler(RushError)
+    def rush_error(error: RushError) -> tuple[Response, int]:
+        level = logging.ERROR if error.status >= 500 else logging.WARNING
+        log.log(level, "%s %s %s: %s", g.get("id"), request.method, request.path, error)
+        return jsonify(error=error.message, hint=error.hint, request_id=g.get("id")), error.status
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> tuple[Response, int]:
+        known: RushError = BadRequest(error.description or error.name)
+        if error.code == 413:
+            known = TooLarge(
+                f"The request is larger than {settings.max_body_mb:g} MB.", "Raise RUSH_MAX_BODY_MB."
+            )
+        elif error.code == 404:
+            known = NotFound(f"There is no {request.path} here.", "See docs/protocol.md.")
+        known.status = error.code or 500  # type: ignore[misc]
+        return rush_error(known)
+
+    @app.errorhandler(Exception)
+    def failure(error: Exception) -> tuple[Response, int]:
+        log.exception("%s %s %s failed", g.get("id"), request.method, request.path)
+        return jsonify(error="Something went wrong inside Rush.", request_id=g.get("id")), 500
+
+    return app
+
+
+def _json() -> Any:
+    body = request.get_json(force=True, silent=True)
+    if not isinstance(body, dict):
+        raise BadRequest(f"The body must be a JSON object, got {request.get_data()[:60]!r}.")
+    return body
+
+
+def _check_credentials(settings: Settings) -> None:
+    secret = settings.webhook_secret.get_secret_value()
+    if request.path == "/webhook" and secret:
+        given = request.headers.get("X-Rush-Secret", "")
+        if not hmac.compare_digest(given.encode(), secret.encode()):
+            raise Unauthorized(
+                "The webhook carries no or a wrong X-Rush-Secret.",
+                "Run rush connect to set it in Label Studio.",
+            )
+        return
+    if settings.basic_auth_user:
+        given_auth, password = request.authorization, settings.basic_auth_password.get_secret_value()
+        name = (given_auth.username if given_auth else None) or ""
+        word = (given_auth.password if given_auth else None) or ""
+        right = hmac.compare_digest(name.encode(), settings.basic_auth_user.encode())
+        if not (hmac.compare_digest(word.encode(), password.encode()) and right):
+            raise Unauthorized(
+                "The request carries no or wrong credentials.",
+                "Set user and password of the ML backend in Label Studio, or run rush connect.",
+            )
+
+
+def _logged(project: Project, happened: Event) -> None:
+    try:
+        _handle(project, happened)
+    except Exception:
+        log.exception("project %s: %s failed", project.ref.id, happened.action)
+
+
+def _handle(project: Project, happened: Event) -> None:
+    tasks: dict[int, Task] = {task.id: task for task in happened.tasks}
+    for annotation in happened.annotations:
+        move = project.annotated(annotation, tasks.get(annotation.task))
+        log.info(
+            "project %s: %s of task %s by %s in %.0f ms, next %s",
+            project.ref.id,
+            "skip" if annotation.skipped else "label",
+            annotation.task,
+            annotation.annotator,
+            1000 * (time.perf_counter() - g.started),
+            move.task if move else None,
+        )
+    if happened.annotations:
+        return
+    if happened.tasks:
+        project.created(happened.tasks)
+    if happened.deleted_annotations:
+        project.unannotated(happened.deleted_annotations)
+    if happened.deleted_tasks:
+        project.deleted(happened.deleted_tasks)
+    if happened.action == "PROJECT_UPDATED":
+        project.configured(happened.label_config)
+    if happened.action == "START_TRAINING":
+        project.backend.jobs.enqueue("train", project.ref, force=True)

@@ -1,0 +1,24 @@
+"""What a task's annotations say together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ml_backend.domain import Annotation, LabelState, TaskId
+
+
+def settle(annotations: Iterable[Annotation]) -> tuple[LabelState, tuple[str, ...]]:
+    """One task's state and labels: the newest answer counts, a skip only where nobody answered."""
+    found = list(annotations)
+    answered = [annotation for annotation in found if not annotation.skipped]
+    if answered:
+        return LabelState.LABELLED, max(answered, key=lambda a: (a.created_at, a.id)).labels
+    return (LabelState.SKIPPED if found else LabelState.OPEN), ()
+
+
+def settle_all(annotations: Iterable[Annotation]) -> dict[TaskId, tuple[LabelState, tuple[str, ...]]]:
+    """State and labels of every task that has an annotation."""
+    by_task: dict[TaskId, list[Annotation]] = {}
+    for annotation in annotations:
+        by_task.setdefault(annotation.task, []).append(annotation)
+    return {task: settle(found) for task, found in by_task.items()}

@@ -1,0 +1,226 @@
+"""One project while people label it: what happens at each event, and what is done in between."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import strategies
+from ml_backend.domain import EMPTY, Annotation, AnnotationId, ContentKey, LabelSpec, ProjectRef, Task, TaskId
+from ml_backend.errors import BadRequest
+from ml_backend.label_config import parse_label_config
+from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
+from ml_backend.services.live import LivePool
+from ml_backend.services.placement import Placement
+from ml_backend.services.queue import Move, Queue
+from ml_backend.services.suggest import suggest
+from ml_backend.settings import Settings
+from ml_backend.wire import content_key_of, image_of, prediction
+
+log = logging.getLogger(__name__)
+
+LOW = 0.75
+"""Part of the window that may be empty no more before it is refilled."""
+QUIET = 0.7
+"""Seconds after a submit in which refilling waits, unless the window is nearly empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Everything a project needs from outside."""
+
+    settings: Settings
+    state: State
+    artifacts: Artifacts
+    features: Features
+    jobs: Jobs
+    studio: LabelStudio
+    open_index: Callable[[ProjectRef], Index]
+
+
+class Project:
+    """One connected project in memory; every method may be called from any thread.
+
+    Raises UnusableConfig where the label config has nothing to predict.
+    """
+
+    def __init__(self, ref: ProjectRef, backend: Backend) -> None:
+        self.ref, self.backend = ref, backend
+        self.index = backend.open_index(ref)
+        options = backend.state.options(ref)
+        self.label_config = options.get("label_config", "")
+        self.queue = Queue(backend.state, backend.settings.window, self._strategy(options))
+        self.live = LivePool(ref, parse_label_config(self.label_config), None, self.index)
+        self._loading, self._events = threading.Lock(), threading.Lock()
+        self._ranked_at = self._rank_seconds = 0.0
+        self._trained_at, self._trained_labels = 0.0, 0
+        self._synced_at = time.monotonic()
+        self.reload()
+
+    def _strategy(self, options: Mapping[str, str]) -> str:
+        name = options.get("strategy") or self.backend.settings.strategy
+        try:
+            strategies.get(name)
+        except strategies.UnknownStrategy as error:
+            log.warning("project %s: %s Using cluster_chain.", self.ref.id, error)
+            return "cluster_chain"
+        return name
+
+    # ---- loading
+
+    def reload(self) -> None:
+        """Make everything in memory anew from state, features and the current generation."""
+        with self._loading:
+            backend, ref = self.backend, self.ref
+            options = backend.state.options(ref)
+            self.label_config = options.get("label_config", "")
+            generation = backend.artifacts.generation(ref)
+            projection = backend.artifacts.projection(ref)
+            fresh = LivePool(ref, parse_label_config(self.label_config), generation, self.index)
+            place = None if projection is None else Placement(projection)
+            fresh.add(backend.state.tasks(ref), backend.features, place, index=False)
+            fresh.load_annotations(backend.state.annotations(ref))
+            fresh.build_index()
+            with self._events:  # what was answered while we were loading is in the shared state by now
+                fresh.load_annotations(backend.state.annotations(ref))
+                fresh.mark_changes()
+                fresh.version += self.live.version
+                self.live = fresh
+                self.queue.window.load(backend.state.window(ref))
+            self.queue.strategy = self._strategy(options)
+            if generation is not None:
+                labels = int(generation.manifest.get("labels", 0))
+                self._trained_labels = max(self._trained_labels, labels)
+
+    @property
+    def spec(self) -> LabelSpec:
+        """What the label config lets us predict."""
+        return self.live.spec
+
+    # ---- events
+
+    def annotated(self, annotation: Annotation, task: Task | None = None) -> Move | None:
+        """Someone submitted, changed or skipped: note it and put what comes next in front."""
+        state = self.backend.state
+        state.note_submit(self.ref)
+        if annotation.task not in self.live.row_of:
+            self.created([task or Task(annotation.task, {})])
+        with self._events:
+            state.set_annotations(self.ref, [annotation])
+            live = self.live
+            live.apply(annotation)
+        return self.queue.advance(live, annotation, self.backend.studio)
+
+    def unannotated(self, annotations: Sequence[AnnotationId]) -> None:
+        """Annotations were deleted."""
+        with self._events:
+            self.backend.state.delete_annotations(self.ref, annotations)
+            self.live.forget(annotations)
+
+    def created(self, tasks: Sequence[Task]) -> None:
+        """Tasks came in by whatever way; their images are embedded by a worker where they are not yet."""
+        known = self.backend.state.tasks(self.ref) if len(tasks) > 1 else {}
+        keys = {task.id: known.get(task.id) or ContentKey(content_key_of(task)) for task in tasks}
+        self.backend.state.set_tasks(self.ref, keys)
+        projection = self.backend.artifacts.projection(self.ref)
+        self.live.add(keys, self.backend.features, None if projection is None else Placement(projection))
+        lacking = set(self.backend.features.missing(key for key in keys.values() if key))
+        images = {
+            str(task.id): address
+            for task in tasks
+            if (not keys[task.id] or keys[task.id] in lacking) and (address := image_of(task, self.spec))
+        }
+        if images:
+            self.backend.jobs.enqueue("ingest", self.ref, images=images)
+        elif self.live.generation is None:
+            self.backend.jobs.enqueue("project", self.ref)
+
+    def deleted(self, tasks: Sequence[TaskId]) -> None:
+        """Tasks were deleted."""
+        with self._events:
+            self.backend.state.delete_tasks(self.ref, tasks)
+            self.live.remove(tasks)
+        for task in tasks:
+            self.queue.window.places.pop(task, None)
+
+    def configured(self, label_config: str) -> None:
+        """The label config may have changed; a useless one raises UnusableConfig and changes nothing."""
+        if label_config and label_config != self.label_config:
+            parse_label_config(label_config)
+            self.backend.state.set_options(self.ref, label_config=label_config)
+            self.reload()
+
+    def happened(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Another process did something: see ``State.publish``."""
+        if event == "ingested":
+            tasks = self.backend.state.tasks(self.ref)
+            keys = {
+                TaskId(int(task)): tasks[TaskId(int(task))]
+                for task in fields.get("tasks", ())
+                if task in tasks
+            }
+            projection = self.backend.artifacts.projection(self.ref)
+            self.live.add(keys, self.backend.features, None if projection is None else Placement(projection))
+            return
+        before = self.queue.strategy
+        if event == "strategy":
+            self.queue.strategy = self._strategy(self.backend.state.options(self.ref))
+        else:
+            self.reload()
+        if event == "generation" or self.queue.strategy != before:
+            self.queue.rank(self.live)
+            self.queue.renew_front(self.live, self.backend.studio)
+
+    # ---- answers
+
+    def predictions(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+        """One prediction per task, in order, each with a place in the queue; empty for what is not known yet."""
+        live = self.live
+        unknown = [task for task in tasks if task.id not in live.row_of]
+        if unknown:
+            self.created(unknown)
+        suggestions = suggest(live, [live.row_of[task.id] for task in tasks])
+        fresh = [n for n, task in enumerate(tasks) if task.id not in self.queue.window]
+        self.queue.window.append(live, [tasks[n].id for n in fresh], [suggestions[n] for n in fresh])
+        places = self.queue.window.places
+        return [
+            prediction(live.spec, suggestion or EMPTY, places[task.id].score)
+            for task, suggestion in zip(tasks, suggestions, strict=True)
+        ]
+
+    def choose_strategy(self, name: str) -> None:
+        """Switch the project's strategy for everybody; BadRequest lists what there is."""
+        try:
+            strategies.get(name)
+        except strategies.UnknownStrategy as error:
+            raise BadRequest(str(error)) from None
+        self.backend.state.set_options(self.ref, strategy=name)
+        self.backend.state.publish(self.ref, "strategy")
+
+    # ---- in between
+
+    def tend(self) -> None:
+        """Do what is due: rank, refill, number the window's rows, start training, sync."""
+        now, settings = time.monotonic(), self.backend.settings
+        live, queue, studio = self.live, self.queue, self.backend.studio
+        if queue.stale(live) and now - self._ranked_at > max(0.2, 10 * self._rank_seconds):
+            queue.rank(live)
+            self._ranked_at, self._rank_seconds = time.monotonic(), time.monotonic() - now
+        filled = len(queue.window.open(live)) / queue.size
+        calm = self.backend.state.seconds_since_submit(self.ref) > QUIET
+        if filled < LOW / 3 or (filled < LOW and calm):
+            queue.refill(live, studio)
+        elif calm:
+            queue.window.resolve(live, studio)
+        labels = live.counts()["labelled"]
+        due = labels - self._trained_labels >= settings.train_labels
+        if due and now - self._trained_at >= settings.train_seconds:
+            self.backend.jobs.enqueue("train", self.ref)
+            self._trained_at, self._trained_labels = now, labels
+        if settings.sync_seconds and now - self._synced_at >= settings.sync_seconds:
+            self.backend.jobs.enqueue("sync", self.ref)
+            self._synced_at = now

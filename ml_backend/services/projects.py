@@ -1,0 +1,109 @@
+"""All connected projects of this process, and the thread that tends them between requests."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+
+from ml_backend.domain import ProjectRef
+from ml_backend.errors import NotFound, RushError, StoreError
+from ml_backend.label_config import parse_label_config
+from ml_backend.services.project import Backend, Project
+
+log = logging.getLogger(__name__)
+
+TICK = 0.25
+"""Seconds between two rounds of the keeper."""
+
+
+class Projects:
+    """The projects of one Label Studio, loaded when first needed."""
+
+    def __init__(self, backend: Backend, origin: str) -> None:
+        self.backend, self.origin = backend, origin
+        self._loaded: dict[int, Project] = {}
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+
+    def ref(self, project: int) -> ProjectRef:
+        """The project's name in our state."""
+        return ProjectRef(self.origin, project)
+
+    def __iter__(self) -> Iterator[Project]:
+        return iter(list(self._loaded.values()))
+
+    def get(self, project: int | None) -> Project:
+        """The connected project of that id; NotFound says how to connect it."""
+        if project is None:
+            raise NotFound("The request names no project.", "Label Studio sends it as project.id.")
+        found = self._loaded.get(project)
+        if found is not None:
+            return found
+        ref = self.ref(project)
+        with self._lock:
+            if project not in self._loaded:
+                if not self.backend.state.options(ref).get("label_config"):
+                    raise NotFound(
+                        f"Project {project} is not connected.", f"Run: rush connect --project {project}"
+                    )
+                self._loaded[project] = Project(ref, self.backend)
+            return self._loaded[project]
+
+    def connect(self, project: int, label_config: str) -> Project:
+        """Take a project in, or its changed label config; UnusableConfig where nothing can be predicted."""
+        parse_label_config(label_config)
+        ref = self.ref(project)
+        with self._lock:
+            known = self.backend.state.options(ref).get("label_config")
+            if not known:
+                self.backend.state.set_options(ref, label_config=label_config)
+                self.backend.jobs.enqueue("sync", ref)
+        found = self.get(project)
+        found.configured(label_config)
+        return found
+
+    # ---- in the background
+
+    def start(self) -> None:
+        """Load every known project and begin to tend them."""
+        self._keeper.start()
+
+    def stop(self) -> None:
+        """End the keeper; what it is doing is finished first."""
+        self._stop.set()
+        self._keeper.join(timeout=10)
+
+    def _keep(self) -> None:
+        for ref in self.backend.state.projects():
+            if ref.origin == self.origin:
+                self._try(lambda ref=ref: self.get(ref.id), f"project {ref.id}: load")  # type: ignore[misc]
+        while not self._stop.is_set():
+            self._try(self._hear, "events")
+            for project in self:
+                if self._stop.is_set():
+                    return
+                self._try(project.tend, f"project {project.ref.id}")
+
+    def _hear(self) -> None:
+        for ref, event, fields in self.backend.state.listen(TICK):
+            project = self._loaded.get(ref.id)
+            if project is not None and ref.origin == self.origin:
+                self._try(lambda p=project, e=event, f=fields: p.happened(e, f), f"project {ref.id}: {event}")  # type: ignore[misc]
+            if self._stop.is_set():
+                return
+
+    def _try(self, work: Callable[[], object], what: str) -> None:
+        """The keeper outlives every failure: Label Studio and Redis come back."""
+        try:
+            work()
+        except StoreError as error:
+            log.error("%s: %s", what, error)
+            self._stop.wait(2.0)
+        except RushError as error:
+            log.warning("%s: %s", what, error)
+            self._stop.wait(0.5)
+        except Exception:
+            log.exception("%s failed", what)
+            self._stop.wait(2.0)

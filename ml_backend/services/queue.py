@@ -1,0 +1,217 @@
+"""Which image comes next, and telling Label Studio with one request.
+
+The queue is Label Studio's own: among tasks that hold a prediction the lowest score is served first.
+We keep a window of them and, on every submit, put the intended next task in front of all others.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+import strategies
+from ml_backend.domain import (
+    Annotation,
+    AnnotationId,
+    LabelState,
+    Suggestion,
+    TaskId,
+)
+from ml_backend.ports import LabelStudio, State
+from ml_backend.services.live import LivePool
+from ml_backend.services.suggest import all_probabilities, suggest
+from ml_backend.services.window import Window
+
+CHUNK = 50
+"""Predictions per bulk request: on SQLite each one blocks submits while it is written."""
+FRONT = 4
+"""Tasks put in front when the order changes: as many annotators can come in fresh before the next submit."""
+CHAIN = 10
+"""Earlier images of a chain that are remembered."""
+PROMISED_SECONDS = 600.0
+"""How long the task intended for one annotator is kept from the others."""
+
+
+@dataclass(slots=True)
+class ChainOf:
+    """What one annotator labels one after the other, newest first, and what was promised as the next."""
+
+    history: list[TaskId] = field(default_factory=list)
+    source: AnnotationId | None = None
+    next: TaskId | None = None
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What was decided after an annotation: the intended next task, and whether a write was needed."""
+
+    task: TaskId
+    suggestion: Suggestion
+    written: bool
+
+
+class Queue:
+    """The order of one project: its window, its annotators' chains, its ranking by the strategy."""
+
+    def __init__(self, state: State, size: int, strategy: str) -> None:
+        self.size, self.strategy = size, strategy
+        self.window = Window(state)
+        self.chains: dict[int, ChainOf] = {}
+        self.ranking: list[TaskId] = []
+        self.fallback: str | None = None
+        self.ranked: tuple[str, int] = ("", -1)
+        self._filling = threading.Lock()
+
+    # ---- in the submit path
+
+    def advance(self, live: LivePool, annotation: Annotation, studio: LabelStudio) -> Move | None:
+        """Choose what this annotator sees next and put it in front; None if nothing is open."""
+        with live.lock:
+            task = self._choose(live, annotation)
+            if task is None:
+                return None
+            suggestion = suggest(live, [live.row_of[task]])[0]
+            places = self.window.open(live)
+            place = places.get(task)
+            front = min((p.score for p in places.values()), default=0.0)
+            if place is not None and place.score <= front and place.labels == suggestion.labels:
+                return Move(task, suggestion, written=False)
+            score = self.window.stage(live, task, suggestion)
+        self.window.write(live, task, score, suggestion, studio)
+        return Move(task, suggestion, written=True)
+
+    def _choose(self, live: LivePool, annotation: Annotation) -> TaskId | None:
+        chain = self.chains.setdefault(annotation.annotator, ChainOf())
+        again = chain.source == annotation.id or annotation.task in chain.history
+        if again and chain.next is not None and self._is_open(live, chain.next):
+            return chain.next  # the same event once more, or a change of an earlier answer
+        available = self.available(live, annotation.annotator)
+        row = self._follow(live, chain, annotation, available)
+        chosen = TaskId(int(live.ids[row])) if row is not None else None
+        if chosen is None:
+            labelled = live.states[live.row_of[annotation.task]] == LabelState.LABELLED
+            chain.history = [annotation.task] if labelled else []
+            chosen = self._top(live, available)
+        chain.source, chain.next, chain.since = annotation.id, chosen, time.monotonic()
+        return chosen
+
+    def _follow(
+        self, live: LivePool, chain: ChainOf, annotation: Annotation, available: npt.NDArray[np.bool_]
+    ) -> int | None:
+        row = live.row_of[annotation.task]
+        history = [live.row_of[task] for task in chain.history if task in live.row_of]
+        if live.states[row] == LabelState.LABELLED:
+            same = bool(history) and live.answers[history[0]] == live.answers[row]
+            chain.history = [annotation.task, *(chain.history if same else [])][:CHAIN]
+            history = history if same else []
+        strategy = strategies.get(self.strategy)
+        if not isinstance(strategy, strategies.Chain) or not (live.known[row] or history):
+            return None
+
+        def guess(candidate: int) -> tuple[int, float]:
+            suggestion = suggest(live, [candidate])[0]
+            return live.answer_of(suggestion.labels), suggestion.confidence
+
+        earlier = [other for other in history if other != row]
+        return strategy.follow(live.view(available), strategies.Step(row, earlier, guess))
+
+    def _top(self, live: LivePool, available: npt.NDArray[np.bool_]) -> TaskId | None:
+        """The best ranked open task, else the front of the window, else any open one."""
+
+        def free(task: TaskId) -> bool:
+            return task in live.row_of and bool(available[live.row_of[task]])
+
+        for task in self.ranking:
+            if free(task):
+                return task
+        waiting = [task for task in self.window.open(live) if free(task)]
+        if waiting:
+            return min(waiting, key=lambda task: self.window.places[task].score)
+        rest = np.flatnonzero(available)
+        return TaskId(int(live.ids[rest[0]])) if len(rest) else None
+
+    # ---- views; the caller holds the pool's lock or accepts a moment's staleness
+
+    def _is_open(self, live: LivePool, task: TaskId) -> bool:
+        row = live.row_of.get(task)
+        return row is not None and bool(live.states[row] == LabelState.OPEN)
+
+    def promised(self, live: LivePool, annotator: int | None = None) -> list[TaskId]:
+        """Open tasks promised to annotators other than this one."""
+        now = time.monotonic()
+        return [
+            chain.next
+            for who, chain in list(self.chains.items())
+            if who != annotator
+            and chain.next is not None
+            and now - chain.since < PROMISED_SECONDS
+            and self._is_open(live, chain.next)
+        ]
+
+    def available(self, live: LivePool, annotator: int | None = None) -> npt.NDArray[np.bool_]:
+        """(n,) open rows less those promised to others."""
+        mask = live.open()
+        mask[[live.row_of[task] for task in self.promised(live, annotator)]] = False
+        return mask
+
+    # ---- in the background
+
+    def stale(self, live: LivePool) -> bool:
+        """Whether something changed since the order was computed."""
+        return self.ranked != (self.strategy, live.version)
+
+    def rank(self, live: LivePool) -> None:
+        """Recompute the order of open tasks by the project's strategy: up to a second at 100,000 tasks."""
+        with live.lock:
+            name, version, ids = self.strategy, live.version, live.ids
+            available = self.available(live)
+            rows = np.flatnonzero(available & live.known)
+        needs = strategies.get(name).needs
+        probabilities = all_probabilities(live, rows.tolist()) if "probabilities" in needs else None
+        with live.lock:
+            view = live.view(available[: len(live.ids)], probabilities) if len(live.ids) == len(ids) else None
+        if view is None:
+            return  # tasks came in meanwhile; the next turn ranks them too
+        selection = strategies.select(name, view, self.size * 2, seed=version)
+        self.ranking = [TaskId(int(task)) for task in ids[selection.rows]]
+        self.fallback, self.ranked = selection.fallback, (name, version)
+
+    def refill(self, live: LivePool, studio: LabelStudio) -> int:
+        """Give predictions to a chunk of the best ranked tasks if the window lacks some; returns how many."""
+        with self._filling:
+            missing = self.size - len(self.window.open(live))
+            tasks = self._unplaced(live)[: min(CHUNK, missing)] if missing > 0 else []
+            if not tasks:
+                return 0
+            suggestions = suggest(live, [live.row_of[task] for task in tasks])
+            self.window.write_all(live, tasks, suggestions, studio)
+            return len(tasks)
+
+    def _unplaced(self, live: LivePool) -> list[TaskId]:
+        """Open tasks without a prediction, best ranked first; those without an embedding come last."""
+        with live.lock:
+            open_mask = live.open()
+            ranked = [task for task in self.ranking if task in live.row_of and task not in self.window]
+            ranked = [task for task in ranked if open_mask[live.row_of[task]]]
+            if ranked:
+                return ranked
+            order = np.flatnonzero(open_mask)
+            rest = live.ids[order[np.argsort(~live.known[order], kind="stable")]].tolist()
+            return [TaskId(task) for task in rest if task not in self.window][:CHUNK]
+
+    def renew_front(self, live: LivePool, studio: LabelStudio, count: int = FRONT) -> None:
+        """Put the best ranked tasks in front, best first, behind only what annotators were promised."""
+        with live.lock:
+            available = self.available(live)
+            best = [task for task in self.ranking if task in live.row_of and available[live.row_of[task]]]
+            front = [*self.promised(live), *best[:count]]
+        for task in reversed(front):
+            with live.lock:
+                suggestion = suggest(live, [live.row_of[task]])[0]
+                score = self.window.stage(live, task, suggestion)
+            self.window.write(live, task, score, suggestion, studio)
