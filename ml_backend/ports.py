@@ -202,6 +202,11 @@ class State(Protocol):
     def seconds_since_submit(self, project: ProjectRef) -> float:
         """Seconds since the last ``note_submit``; infinite where there was none."""
 
+    def written(self, project: ProjectRef) -> dict[TaskId, str]:
+        """What ``write_back`` last wrote to each task."""
+
+    def set_written(self, project: ProjectRef, written: Mapping[TaskId, str]) -> None: ...
+
     def keys_of(self, sources: Sequence[str]) -> list[ContentKey | None]:
         """Content keys of image addresses seen before (the caller makes them unique per origin)."""
 
