@@ -12,8 +12,9 @@ from typing import Any
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
-from ml_backend.domain import MODEL_VERSION, Task
+from ml_backend.domain import MODEL_VERSION
 from ml_backend.errors import BadRequest, NotFound, RushError, TooLarge, Unauthorized
+from ml_backend.services.events import handle
 from ml_backend.services.project import Project
 from ml_backend.services.projects import Projects
 from ml_backend.settings import Settings
@@ -74,7 +75,7 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         ):  # an import may carry thousands: not inside its request
             later.submit(_logged, project, happened)
         else:
-            _handle(project, happened)
+            handle(project, happened)
         return jsonify(status="ok"), 200
 
     @app.post("/train")
@@ -148,33 +149,6 @@ def _check_credentials(settings: Settings) -> None:
 
 def _logged(project: Project, happened: Event) -> None:
     try:
-        _handle(project, happened)
+        handle(project, happened)
     except Exception:
         log.exception("project %s: %s failed", project.ref.id, happened.action)
-
-
-def _handle(project: Project, happened: Event) -> None:
-    tasks: dict[int, Task] = {task.id: task for task in happened.tasks}
-    for annotation in happened.annotations:
-        move = project.annotated(annotation, tasks.get(annotation.task))
-        log.info(
-            "project %s: %s of task %s by %s in %.0f ms, next %s",
-            project.ref.id,
-            "skip" if annotation.skipped else "label",
-            annotation.task,
-            annotation.annotator,
-            1000 * (time.perf_counter() - g.started),
-            move.task if move else None,
-        )
-    if happened.annotations:
-        return
-    if happened.tasks:
-        project.created(happened.tasks)
-    if happened.deleted_annotations:
-        project.unannotated(happened.deleted_annotations)
-    if happened.deleted_tasks:
-        project.deleted(happened.deleted_tasks)
-    if happened.action == "PROJECT_UPDATED":
-        project.configured(happened.label_config)
-    if happened.action == "START_TRAINING":
-        project.backend.jobs.enqueue("train", project.ref, force=True)

@@ -63,7 +63,7 @@ class LabelStudio(Protocol):
         """The bytes behind a task's image value; BadImage if refused, too large or not there."""
 
     def call(self, method: str, path: str, **request: Any) -> Any:
-        """Any other request (``json=``, ``params=``, ``files=``), its JSON answer; for connecting and checking."""
+        """Any other request (``json=``, ``params=``, ``files=``) and its JSON answer."""
 
     def close(self) -> None: ...
 
@@ -120,7 +120,7 @@ class Embedder(Protocol):
     dim: int
 
     def embed(self, images: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Floats | Exception]]:
-        """(name, file bytes) → (name, features (F,)) or (name, BadImage), in order, overlapping decode and compute."""
+        """(name, file bytes) → (name, features (F,)) or (name, BadImage), in order and lazily."""
 
     def close(self) -> None: ...
 
@@ -129,14 +129,14 @@ class Trainer(Protocol):
     """Fits a head on cached features."""
 
     def fit(self, features: Array, targets: Array, *, multiple: bool, pca: Array, seed: int = 0) -> Head:
-        """features (n, F), targets (n,) class index or (n, C) 0/1 where multiple; ``pca`` (SPACE_DIM, F) initialises."""
+        """features (n, F), targets (n,) class or (n, C) 0/1 where multiple; ``pca`` (SPACE_DIM, F) initialises."""
 
 
 class Projector(Protocol):
     """Lays embeddings out in two dimensions."""
 
     def project(self, embeddings: Floats, initial: Array | None = None) -> Floats:
-        """(n, d) → (n, 2) scaled to [0, 1]; ``initial`` (n, 2) keeps the map steady (NaN rows: new images)."""
+        """(n, d) → (n, 2) in [0, 1]; ``initial`` (n, 2) keeps the map steady (NaN rows: new images)."""
 
 
 class Artifacts(Protocol):
@@ -223,4 +223,4 @@ class Jobs(Protocol):
     """Background work in RQ workers."""
 
     def enqueue(self, job: str, project: ProjectRef, **arguments: Any) -> None:
-        """Run ``jobs.<job>`` soon; a job of the same name, project and arguments that still waits is not queued twice."""
+        """Run ``jobs.<job>`` soon; not queued twice while one with the same arguments still waits."""

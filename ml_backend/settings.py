@@ -20,6 +20,9 @@ class Settings(BaseSettings):
     redis_url: str = Field(
         "", description="Redis to use; empty starts the bundled server in the data directory."
     )
+    qdrant_url: str = Field(
+        "", description="Qdrant server to use; empty uses the engine embedded in the backend."
+    )
     label_studio_url: str = Field(
         "",
         description="Label Studio's address as seen from the backend.",
@@ -56,6 +59,12 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="Where training runs: auto, cpu, cuda.")
     allowed_hosts: str = Field(
         "", description="Other hosts that images may be fetched from, comma separated; * allows all."
+    )
+    local_files_root: str = Field(
+        "",
+        description="Label Studio's local-files document root, where it is on this machine: "
+        "images below it are imported in place, others are uploaded.",
+        validation_alias="LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT",
     )
     file_roots: str = Field(
         "", description="Folders that file paths in tasks may point into, comma separated."

@@ -178,7 +178,7 @@ class Project:
     # ---- answers
 
     def predictions(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
-        """One prediction per task, in order, each with a place in the queue; empty for what is not known yet."""
+        """One prediction per task, in order, each with a place in the queue; empty for unknown images."""
         live = self.live
         unknown = [task for task in tasks if task.id not in live.row_of]
         if unknown:
@@ -200,6 +200,20 @@ class Project:
             raise BadRequest(str(error)) from None
         self.backend.state.set_options(self.ref, strategy=name)
         self.backend.state.publish(self.ref, "strategy")
+
+    def report(self) -> dict[str, Any]:
+        """Where the project stands, for people and checks."""
+        live, generation = self.live, self.live.generation
+        return {
+            "project": self.ref.id,
+            "strategy": self.queue.strategy,
+            "fallback": self.queue.fallback,
+            "window": len(self.queue.window.open(live)),
+            **live.counts(),
+            "generation": None if generation is None else generation.number,
+            "suggester": None if generation is None else generation.suggester,
+            "space": live.space,
+        }
 
     # ---- in between
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
 
+from ml_backend import wire
 from ml_backend.domain import ProjectRef
 from ml_backend.errors import NotFound, RushError, StoreError
 from ml_backend.label_config import parse_label_config
+from ml_backend.services.events import handle
 from ml_backend.services.project import Backend, Project
 
 log = logging.getLogger(__name__)
@@ -78,7 +82,7 @@ class Projects:
     def _keep(self) -> None:
         for ref in self.backend.state.projects():
             if ref.origin == self.origin:
-                self._try(lambda ref=ref: self.get(ref.id), f"project {ref.id}: load")  # type: ignore[misc]
+                self._try(partial(self.get, ref.id), f"project {ref.id}: load")
         while not self._stop.is_set():
             self._try(self._hear, "events")
             for project in self:
@@ -90,7 +94,7 @@ class Projects:
         for ref, event, fields in self.backend.state.listen(TICK):
             project = self._loaded.get(ref.id)
             if project is not None and ref.origin == self.origin:
-                self._try(lambda p=project, e=event, f=fields: p.happened(e, f), f"project {ref.id}: {event}")  # type: ignore[misc]
+                self._try(partial(_take, project, event, fields), f"project {ref.id}: {event}")
             if self._stop.is_set():
                 return
 
@@ -107,3 +111,10 @@ class Projects:
         except Exception:
             log.exception("%s failed", what)
             self._stop.wait(2.0)
+
+
+def _take(project: Project, event: str, fields: Mapping[str, Any]) -> None:
+    if event == "webhook":  # passed on by a host that handles them in a process of their own
+        handle(project, wire.event(fields["body"], project.spec.from_name))
+    else:
+        project.happened(event, fields)

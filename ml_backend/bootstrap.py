@@ -1,0 +1,155 @@
+"""The composition root: the only place that knows which adapter stands behind which port."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ml_backend.domain import ProjectRef
+from ml_backend.errors import BadRequest, StoreError
+from ml_backend.ports import (
+    Artifacts,
+    Embedder,
+    Features,
+    Index,
+    Jobs,
+    LabelStudio,
+    Projector,
+    State,
+    Trainer,
+)
+from ml_backend.settings import Settings
+
+if TYPE_CHECKING:
+    from ml_backend.adapters.decode import Limits
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Every adapter of one process, made when it is first used; the web process never asks for torch."""
+
+    settings: Settings
+
+    @cached_property
+    def redis_url(self) -> str:
+        """The Redis of the settings, else the bundled one that runs in the data directory."""
+        if self.settings.redis_url:
+            return self.settings.redis_url
+        from ml_backend.adapters.servers import LocalRedis
+
+        found = LocalRedis.url_of(self.settings.data_dir.resolve() / "redis")
+        if found is None:
+            raise StoreError(
+                f"No Redis runs in {self.settings.data_dir.resolve()} and RUSH_REDIS_URL is not set.",
+                "Run rush start, which brings one, or set RUSH_REDIS_URL.",
+            )
+        return found
+
+    @cached_property
+    def origin(self) -> str:
+        """Label Studio's address, which with a project's id is the project's name."""
+        url = self.settings.label_studio_url.rstrip("/")
+        if not url:
+            raise BadRequest("LABEL_STUDIO_URL is not set.", "Set it to Label Studio's address.")
+        return url
+
+    def ref(self, project: int) -> ProjectRef:
+        """The name of a project of this Label Studio."""
+        return ProjectRef(self.origin, project)
+
+    @cached_property
+    def state(self) -> State:
+        """The shared cache in Redis."""
+        from ml_backend.adapters.state_redis import RedisState
+
+        return RedisState(self.redis_url)
+
+    @cached_property
+    def jobs(self) -> Jobs:
+        """The way to the RQ workers."""
+        from ml_backend.adapters.jobs_rq import RqJobs
+
+        return RqJobs(self.redis_url)
+
+    @cached_property
+    def studio(self) -> LabelStudio:
+        """Label Studio over HTTP."""
+        from ml_backend.adapters.label_studio import HttpLabelStudio
+
+        settings = self.settings
+        token = settings.label_studio_api_key.get_secret_value()
+        if not token:
+            raise BadRequest(
+                "LABEL_STUDIO_API_KEY is not set.", "Set it to a token of Label Studio's account page."
+            )
+        return HttpLabelStudio(
+            self.origin,
+            token,
+            allowed_hosts=settings.allowed_hosts,
+            file_roots=settings.file_roots,
+            max_image_bytes=int(settings.max_image_mb * 1e6),
+        )
+
+    @cached_property
+    def artifacts(self) -> Artifacts:
+        """Generations and maps as files."""
+        from ml_backend.adapters.artifacts import FileArtifacts
+
+        return FileArtifacts(self.settings.data_dir)
+
+    @cached_property
+    def features(self) -> Features:
+        """Backbone features as files."""
+        from ml_backend.adapters.features import FileFeatures, feature_set
+
+        settings = self.settings
+        name = feature_set(settings.backbone, settings.image_size)
+        return FileFeatures(settings.data_dir / "features", name, self._dim())
+
+    def _dim(self) -> int:
+        from ml_backend.adapters.backbones import backbone
+
+        return backbone(self.settings.backbone).dim
+
+    def index(self, project: ProjectRef) -> Index:
+        """Qdrant: the server of RUSH_QDRANT_URL, else the engine embedded in this process."""
+        if self.settings.qdrant_url:
+            from ml_backend.adapters.index_qdrant import QdrantIndex
+
+            return QdrantIndex(self.settings.qdrant_url, project.slug)
+        from ml_backend.adapters.index_edge import EdgeIndex
+
+        return EdgeIndex(self.settings.data_dir / "index" / project.slug)
+
+    # ---- workers only
+
+    @property
+    def _limits(self) -> Limits:
+        from ml_backend.adapters.decode import Limits
+
+        return Limits(int(self.settings.max_image_mb * 1e6), int(self.settings.max_megapixels * 1e6))
+
+    @cached_property
+    def embedder(self) -> Embedder:
+        """Images to features, on the GPU where there is one."""
+        from ml_backend.adapters.embedders import open_embedder
+
+        settings = self.settings
+        cache: Path = settings.data_dir / "networks"
+        return open_embedder(settings.backbone, settings.image_size, settings.device, cache, self._limits)
+
+    @cached_property
+    def trainer(self) -> Trainer:
+        """Fits heads."""
+        from ml_backend.adapters.trainer_torch import TorchTrainer
+
+        return TorchTrainer(self.settings.device)
+
+    @cached_property
+    def projector(self) -> Projector:
+        """Lays out maps."""
+        from ml_backend.adapters.projector_umap import UmapProjector
+
+        return UmapProjector()

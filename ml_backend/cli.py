@@ -1,0 +1,162 @@
+"""``rush``: the command line."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+
+import strategies
+from ml_backend.bootstrap import Parts
+from ml_backend.errors import BadRequest, RushError
+from ml_backend.settings import Settings
+
+console = Console(stderr=True)
+
+
+class Group(click.Group):
+    """Commands whose problems are told in one line each, without a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; a RushError ends with status 1, Ctrl+C with 130."""
+        try:
+            return super().invoke(ctx)
+        except RushError as error:
+            console.print(f"[red]{error.message}[/]", highlight=False)
+            if error.hint:
+                console.print(error.hint, highlight=False)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            console.print("Stopped.")
+            sys.exit(130)
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="label-studio-rush")
+def main() -> None:
+    """Rush for Label Studio: suggests labels, orders the queue, learns while you label."""
+
+
+def _parts(*, logs: bool = False) -> Parts:
+    settings = Settings()
+    handler: logging.Handler = RichHandler(console=console, show_path=False, rich_tracebacks=False)
+    if not sys.stderr.isatty():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    level = settings.log_level.upper() if logs else "WARNING"
+    logging.basicConfig(level=level, handlers=[handler], format="%(message)s", force=True)
+    for chatty in ("httpx", "httpcore", "rq.worker", "numba"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return Parts(settings)
+
+
+project_option = click.option("--project", type=int, required=True, help="Id of the Label Studio project.")
+
+
+@main.command()
+def serve() -> None:
+    """Run the backend that Label Studio calls."""
+    from ml_backend.wsgi import serve as run
+
+    run(_parts(logs=True).settings)
+
+
+@main.command()
+def worker() -> None:
+    """Run a worker that embeds, trains and lays out maps."""
+    from ml_backend.adapters.jobs_rq import run_worker
+
+    run_worker(_parts(logs=True).redis_url)
+
+
+@main.command()
+def start() -> None:
+    """Run Redis, backend and worker together until Ctrl+C: all that one machine needs."""
+    from ml_backend.local import LocalRush
+
+    parts = _parts(logs=True)
+    with LocalRush(parts.settings, console.print) as running:
+        console.print(f"Rush answers on [bold]{parts.settings.backend_url}[/]. Ctrl+C stops it.")
+        _wait(running)
+
+
+def _wait(running: Any) -> NoReturn:
+    signal.signal(signal.SIGTERM, lambda *_: _raise_interrupt())
+    while True:
+        time.sleep(0.5)
+        running.check()
+
+
+def _raise_interrupt() -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@main.command()
+@project_option
+def sync(project: int) -> None:
+    """Rebuild Rush's state of a project from Label Studio."""
+    from ml_backend import jobs
+
+    parts = _parts(logs=True)
+    with console.status("Reading the project from Label Studio …"):
+        jobs.sync(parts.ref(project))
+    console.print(f"Project {project} is in step with Label Studio.")
+
+
+@main.command()
+@project_option
+def train(project: int) -> None:
+    """Ask a worker to learn from all labels now."""
+    parts = _parts()
+    parts.jobs.enqueue("train", parts.ref(project), force=True)
+    console.print("Training is queued; rush status shows the generation it ends in.")
+
+
+@main.command()
+@project_option
+@click.argument("name", required=False)
+def strategy(project: int, name: str | None) -> None:
+    """Show or switch the order of a project's queue, while people label."""
+    parts = _parts()
+    ref = parts.ref(project)
+    if name is None:
+        console.print(parts.state.options(ref).get("strategy") or parts.settings.strategy)
+        return
+    try:
+        strategies.get(name)
+    except strategies.UnknownStrategy as error:
+        raise BadRequest(str(error)) from None
+    parts.state.set_options(ref, strategy=name)
+    parts.state.publish(ref, "strategy")
+    console.print(f"Project {project} is ordered by {name} from the next submit on.")
+
+
+@main.command(name="strategies")
+def list_strategies() -> None:
+    """List all strategies."""
+    for name in strategies.names():
+        console.print(f"[bold]{name:16}[/] {strategies.get(name).summary}", highlight=False)
+
+
+@main.command()
+@click.option("--data", type=click.Path(path_type=Path, exists=True), help="A folder of images of your own.")
+@click.option(
+    "--dir", "folder", type=click.Path(path_type=Path), default=Path(".rush/demo"), show_default=True
+)
+@click.option("--port", type=int, default=8080, show_default=True, help="Label Studio's port.")
+def demo(data: Path | None, folder: Path, port: int) -> None:
+    """Start everything with real images and print where to label."""
+    from ml_backend.demo import demo as run
+
+    run(data, folder, console, port)
+
+
+if __name__ == "__main__":
+    main()

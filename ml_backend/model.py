@@ -1,0 +1,77 @@
+"""The face that label-studio-ml's own hosts know; a thin door to the same services as ``app``.
+
+Runs under ``label_studio_ml.api.init_app`` of 1.0.9 and of 2.x. Two limits of 1.0.9's host: it handles
+webhooks in a forked process, so they are passed on through Redis after Label Studio had its answer, and it
+names its own model version, so Label Studio orders nothing by our scores. ``rush serve`` has neither.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from label_studio_ml.model import LabelStudioMLBase
+
+from ml_backend.bootstrap import Parts
+from ml_backend.domain import MODEL_VERSION
+from ml_backend.services.events import handle
+from ml_backend.services.projects import Projects
+from ml_backend.settings import Settings
+from ml_backend.wire import TaskJson, event, parse, project_id
+from ml_backend.wsgi import open_projects
+
+_running: dict[int, Projects] = {}
+"""The projects of this process, by process id: a fork must not use its parent's index and threads."""
+
+
+def _projects() -> Projects:
+    here = os.getpid()
+    if here not in _running:
+        _running[here] = open_projects(Settings())
+        _running[here].start()
+    return _running[here]
+
+
+class RushModel(LabelStudioMLBase):
+    """Suggests labels and keeps the queue in order."""
+
+    TRAIN_EVENTS = (
+        "ANNOTATION_CREATED",
+        "ANNOTATION_UPDATED",
+        "ANNOTATIONS_DELETED",
+        "TASKS_CREATED",
+        "TASKS_DELETED",
+        "PROJECT_UPDATED",
+        "START_TRAINING",
+    )
+
+    def setup(self) -> None:
+        """Name the model version (2.x calls this from its constructor)."""
+        self.set("model_version", MODEL_VERSION)
+
+    def predict(
+        self, tasks: list[dict[str, Any]], context: Any = None, **kwargs: Any
+    ) -> list[dict[str, Any]]:
+        """One prediction per task, in order; ``context`` (interactive labelling) changes nothing."""
+        if not tasks:
+            return []
+        number = project_id(getattr(self, "project_id", "") or tasks[0].get("project"))
+        projects = _projects()
+        if number is not None and self.label_config:
+            projects.connect(number, self.label_config)
+        project = projects.get(number)
+        return project.predictions([parse(TaskJson, task).to_domain() for task in tasks])
+
+    def fit(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Take in a webhook: ``fit(event, data)`` of 2.x, ``fit((), event=…, data=…)`` of 1.0.9."""
+        action = kwargs.get("event") or (args[0] if args else None)
+        data = kwargs.get("data") or (args[1] if len(args) > 1 else None) or {}
+        body = {"action": action, **data}
+        happened = event(body)
+        if "job_id" in kwargs and happened.project is not None:  # 1.0.9: we are a fork of the host
+            parts = Parts(Settings())
+            parts.state.publish(parts.ref(happened.project), "webhook", body=body)
+        else:
+            project = _projects().get(happened.project)
+            handle(project, event(body, project.spec.from_name))
+        return {}

@@ -1,0 +1,141 @@
+"""A worker's rounds: the raw space and the map of new images, a head from new labels, both published."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml_backend.domain import ContentKey, LabelSpec, LabelState, ProjectRef, TaskId
+from ml_backend.errors import NotReady
+from ml_backend.generation import Array, Floats, Generation, Pca, Projection
+from ml_backend.label_config import parse_label_config
+from ml_backend.ports import Artifacts, Features, Projector, State, Trainer
+from ml_backend.services.labels import settle_all
+from ml_backend.services.projection import fit_pca, lay_out
+from ml_backend.services.train import TrainOutcome, train
+
+log = logging.getLogger(__name__)
+
+GROWTH = 2.0
+"""The raw space is fitted anew once there are this many times the images it was fitted on."""
+BLOCK = 4096
+
+
+class PrincipalProjector:
+    """``ports.Projector`` at once: the first two dimensions of a PCA space, until a better map is there."""
+
+    def project(self, embeddings: Floats, initial: Array | None = None) -> Floats:
+        """(n, d) → (n, 2) scaled to [0, 1]; an old map is not looked at."""
+        xy = embeddings[:, :2]
+        low, high = (xy.min(axis=0), xy.max(axis=0)) if len(xy) else (np.zeros(2), np.ones(2))
+        return np.asarray((xy - low) / np.maximum(high - low, 1e-9), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Learner:
+    """Runs rounds for any project; ``trainer`` and ``projector`` are made when they are first needed."""
+
+    state: State
+    artifacts: Artifacts
+    features: Features
+    backbone: str
+    trainer: Callable[[], Trainer]
+    projector: Callable[[], Projector]
+
+    def raw_space(self, ref: ProjectRef) -> Generation:
+        """The current generation, or a new one where none fits the images; NotReady without images."""
+        generation = self.artifacts.generation(ref)
+        keys = self._embedded(ref)
+        if not keys:
+            raise NotReady(f"Project {ref.id} has no embedded image yet.", "Import images or run rush sync.")
+        fitted_on = int(generation.manifest.get("images", 0)) if generation is not None else 0
+        fits = generation is not None and generation.backbone == self.backbone
+        if generation is not None and fits and len(keys) < GROWTH * fitted_on:
+            return generation
+        number = 0 if generation is None else generation.number + 1
+        fresh = Generation(
+            number, self.backbone, self._pca(keys), manifest={"images": len(keys), "labels": 0}
+        )
+        self.artifacts.publish_generation(ref, fresh)
+        self.state.publish(ref, "generation", number=number)
+        return fresh
+
+    def map(self, ref: ProjectRef) -> Projection:
+        """Lay out all embedded images and publish; the first time a PCA map is there within a second."""
+        generation = self.raw_space(ref)
+        keys = sorted(self._embedded(ref))
+        embeddings = self._encode(generation, keys)
+        previous = self.artifacts.projection(ref)
+        if previous is None:
+            self._publish(ref, lay_out(keys, embeddings, PrincipalProjector(), None, generation.number))
+        return self._publish(ref, lay_out(keys, embeddings, self.projector(), previous, generation.number))
+
+    def learn(self, ref: ProjectRef) -> TrainOutcome:
+        """Fit a head on all labels, publish it if it is no worse than the last; NotReady without images."""
+        began = time.perf_counter()
+        generation = self.raw_space(ref)
+        tasks, spec = self.state.tasks(ref), self._spec(ref)
+        column = {label: n for n, label in enumerate(spec.classes)}
+        labelled: list[tuple[TaskId, ContentKey, list[int]]] = []
+        for task, (state, labels) in sorted(settle_all(self.state.annotations(ref)).items()):
+            chosen = [column[label] for label in labels if label in column]
+            key = tasks.get(task)
+            if state is LabelState.LABELLED and key and (chosen or spec.multiple):
+                labelled.append((task, key, chosen))
+        lacking = set(self.features.missing(key for _, key, _ in labelled))
+        labelled = [row for row in labelled if row[1] not in lacking]
+        targets = np.zeros((len(labelled), len(spec.classes)), np.int64)
+        for row, (_, _, chosen) in enumerate(labelled):
+            targets[row, chosen] = 1
+        outcome = train(
+            self.features.get([key for _, key, _ in labelled]),
+            targets if spec.multiple else targets.argmax(axis=1),
+            [int(task) for task, _, _ in labelled],
+            classes=spec.classes,
+            multiple=spec.multiple,
+            pca=generation.pca,
+            trainer=self.trainer(),
+            previous=generation,
+            number=generation.number + 1,
+        )
+        if outcome.generation is not None:
+            self.artifacts.publish_generation(ref, outcome.generation)
+            self.state.publish(ref, "generation", number=outcome.generation.number)
+        log.info(
+            "project %s: %d labels, %s in %.1f s: %s",
+            ref.id,
+            len(labelled),
+            f"generation {generation.number + 1}" if outcome.generation else "nothing published",
+            time.perf_counter() - began,
+            outcome.manifest,
+        )
+        return outcome
+
+    def _spec(self, ref: ProjectRef) -> LabelSpec:
+        return parse_label_config(self.state.options(ref).get("label_config", ""))
+
+    def _embedded(self, ref: ProjectRef) -> list[ContentKey]:
+        keys = dict.fromkeys(key for key in self.state.tasks(ref).values() if key)
+        lacking = set(self.features.missing(keys))
+        return [key for key in keys if key not in lacking]
+
+    def _pca(self, keys: list[ContentKey]) -> Pca:
+        return fit_pca(self.features.get(keys))
+
+    def _encode(self, generation: Generation, keys: list[ContentKey]) -> Floats:
+        head = generation.head if generation.space == "head" else None
+        encoder = generation.pca if head is None else head
+        parts = [
+            encoder.encode(self.features.get(keys[start : start + BLOCK]))
+            for start in range(0, len(keys), BLOCK)
+        ]
+        return np.concatenate(parts)
+
+    def _publish(self, ref: ProjectRef, projection: Projection) -> Projection:
+        self.artifacts.publish_projection(ref, projection)
+        self.state.publish(ref, "projection")
+        return projection

@@ -1,0 +1,66 @@
+"""The web process: gunicorn with one worker, which owns the embedded index, and threads."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+
+from ml_backend.app import create_app
+from ml_backend.bootstrap import Parts
+from ml_backend.services.project import Backend
+from ml_backend.services.projects import Projects
+from ml_backend.settings import Settings
+
+THREADS = 8
+
+
+def open_projects(settings: Settings) -> Projects:
+    """Open the projects over all adapters of the web process; ``start`` begins to tend them."""
+    parts = Parts(settings)
+    backend = Backend(
+        settings, parts.state, parts.artifacts, parts.features, parts.jobs, parts.studio, parts.index
+    )
+    return Projects(backend, parts.origin)
+
+
+class Server(BaseApplication):  # type: ignore[misc]
+    """Gunicorn with one process, which owns the embedded index, and threads."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.projects: Projects | None = None
+        super().__init__()
+
+    def load_config(self) -> None:
+        """Configure gunicorn from our settings."""
+        options: dict[str, Any] = {
+            "bind": f"{self.settings.host}:{self.settings.port}",
+            "workers": 1,
+            "worker_class": "gthread",
+            "threads": THREADS,
+            "timeout": 0,  # loading 100,000 tasks takes longer than gunicorn's patience
+            "graceful_timeout": 5,
+            "keepalive": 75,
+            "control_socket_disable": True,
+            "accesslog": None,
+            "loglevel": "warning",
+            "worker_exit": lambda server, worker: self.projects.stop() if self.projects else None,
+        }
+        for name, value in options.items():
+            if name in self.cfg.settings:
+                self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        """Build the app inside the worker process, so that it owns its threads and the index."""
+        self.projects = open_projects(self.settings)
+        self.projects.start()
+        logging.getLogger(__name__).info("Rush answers on %s", self.settings.backend_url)
+        return create_app(self.settings, self.projects)
+
+
+def serve(settings: Settings) -> None:
+    """Run the web process until it is told to stop."""
+    Server(settings).run()
