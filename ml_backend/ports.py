@@ -129,7 +129,7 @@ class Trainer(Protocol):
     """Fits a head on cached features."""
 
     def fit(self, features: Array, targets: Array, *, multiple: bool, pca: Array, seed: int = 0) -> Head:
-        """features (n, F), targets (n,) class or (n, C) 0/1 where multiple; ``pca`` (SPACE_DIM, F) initialises."""
+        """features (n, F), targets (n,) classes or (n, C) 0/1; ``pca`` (SPACE_DIM, F) initialises."""
 
 
 class Projector(Protocol):
