@@ -1,0 +1,198 @@
+"""Requests to one Label Studio: keep-alive, both kinds of token, retries, errors that name the next step."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from ml_backend.errors import LabelStudioError, NotFound, RushError, Unauthorized
+
+_RETRY_STATUS = frozenset({502, 503, 504})
+_BACKOFF = (0.1, 0.4)  # seconds before the second and the third try
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
+_STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)  # a kept-alive connection was closed
+
+
+class Token:
+    """A legacy token as it is, or a JWT personal access token exchanged for short-lived access tokens."""
+
+    def __init__(self, token: str, origin: str) -> None:
+        self._token = token.strip()
+        self._origin = origin
+        self._jwt = self._token.count(".") == 2
+        self._access = ""
+        self._fresh_until = 0.0
+        self._lock = threading.Lock()
+
+    def header(self, client: httpx.Client) -> str:
+        """The Authorization header, exchanged anew where less than 30 s are left."""
+        if not self._jwt:
+            return f"Token {self._token}"
+        with self._lock:
+            if time.monotonic() >= self._fresh_until:
+                self._exchange(client)
+            return f"Bearer {self._access}"
+
+    def rejected(self, header: str) -> bool:
+        """Whether another try is worth it after a 401 for this header."""
+        if not self._jwt:
+            return False
+        with self._lock:
+            if header == f"Bearer {self._access}":
+                self._fresh_until = 0.0
+        return True
+
+    def _exchange(self, client: httpx.Client) -> None:
+        url = f"{self._origin}/api/token/refresh/"
+        try:
+            reply = client.post(url, json={"refresh": self._token})
+        except httpx.HTTPError as error:
+            raise unreachable("POST", url, error) from None
+        if reply.status_code != 200:
+            raise failure("POST", url, reply)
+        access = _json(reply).get("access")
+        if not isinstance(access, str):
+            raise LabelStudioError(f"POST {url} answered without an access token.", "Is this Label Studio?")
+        self._access = access
+        self._fresh_until = time.monotonic() + max(_lifetime(access) - 30.0, 1.0)
+
+
+def _lifetime(access: str) -> float:
+    """Seconds that an access token lives, by its own two dates (our clock may differ from the server's)."""
+    try:
+        part = access.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        return float(claims["exp"]) - float(claims["iat"])
+    except (ValueError, KeyError, IndexError, TypeError):
+        return 300.0
+
+
+class Transport:
+    """One keep-alive connection pool to one Label Studio; safe for many threads."""
+
+    def __init__(self, origin: str, token: str, timeout: float) -> None:
+        self.origin = origin.rstrip("/")
+        self.timeout = timeout
+        self.client = httpx.Client(timeout=timeout, headers={"Accept": "application/json"}, trust_env=False)
+        self._token = Token(token, self.origin)
+
+    def request(self, method: str, path: str, *, timeout: float | None = None, **request: Any) -> Any:
+        """The JSON answer, None where it has none.
+
+        Retried: GETs on lost connections and 502, 503, 504; the rest only where the request can't have been
+        carried out, PATCH and DELETE also on a lost connection. ``timeout`` bounds all tries together.
+        """
+        url = f"{self.origin}/{path.lstrip('/')}"
+        deadline = time.monotonic() + (timeout or self.timeout)
+        for pause in (*_BACKOFF, None):
+            left = deadline - time.monotonic()
+            try:
+                reply = self._once(method, url, timeout=max(left, 0.05), **request)
+            except httpx.HTTPError as error:
+                if pause is None or left <= pause or not _worth_another_try(method, error):
+                    raise unreachable(method, url, error) from None
+            else:
+                if reply.is_success:
+                    return _json(reply)
+                retried = method == "GET" and reply.status_code in _RETRY_STATUS
+                if pause is None or left <= pause or not retried:
+                    raise failure(method, url, reply)
+            time.sleep(pause)
+        raise AssertionError("unreachable")
+
+    def _once(self, method: str, url: str, *, timeout: float, **request: Any) -> httpx.Response:
+        header = self.authorization()
+        reply = self.client.request(
+            method, url, timeout=timeout, headers={"Authorization": header}, **request
+        )
+        if reply.status_code == 401 and self._token.rejected(header):
+            again = {"Authorization": self.authorization()}
+            reply = self.client.request(method, url, timeout=timeout, headers=again, **request)
+        return reply
+
+    def authorization(self) -> str:
+        """The Authorization header for Label Studio's own origin, and for nobody else."""
+        return self._token.header(self.client)
+
+    @contextmanager
+    def stream(self, url: str, *, authorised: bool) -> Iterator[httpx.Response]:
+        """One GET whose body the caller reads; redirects are the caller's to judge."""
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        if authorised:
+            headers["Authorization"] = self.authorization()
+        with self.client.stream("GET", url, headers=headers, follow_redirects=False) as reply:
+            yield reply
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.client.close()
+
+
+def _worth_another_try(method: str, error: httpx.HTTPError) -> bool:
+    if isinstance(error, _NOT_SENT):
+        return True
+    if method == "GET":
+        return isinstance(error, httpx.TransportError)
+    return method in ("PATCH", "PUT", "DELETE") and isinstance(error, _STALE)
+
+
+def _json(reply: httpx.Response) -> Any:
+    if reply.status_code == 204 or not reply.content:
+        return None
+    try:
+        return reply.json()
+    except ValueError:
+        raise LabelStudioError(
+            f"{reply.request.method} {reply.request.url} answered {reply.status_code} without JSON.",
+            "Check that the address is Label Studio's own, not a login page or a proxy.",
+        ) from None
+
+
+def unreachable(method: str, url: str, error: httpx.HTTPError) -> LabelStudioError:
+    """The error for a request that got no answer."""
+    kind = "did not answer in time" if isinstance(error, httpx.TimeoutException) else "can't be reached"
+    return LabelStudioError(
+        f"Label Studio {kind}: {method} {url} ({type(error).__name__}: {error}).",
+        "Check that it runs and that LABEL_STUDIO_URL is its address as seen from here.",
+    )
+
+
+def failure(method: str, url: str, reply: httpx.Response) -> RushError:
+    """The error for an answer that is one, with Label Studio's own words in it."""
+    message = f"{method} {url} answered {reply.status_code}: {_detail(reply)}"
+    if reply.status_code == 401:
+        return Unauthorized(
+            message,
+            "Check LABEL_STUDIO_API_KEY: a personal access token, or a legacy token where the organization "
+            "allows those (Organization → API Tokens Settings).",
+        )
+    if reply.status_code == 404:
+        return NotFound(message, "Check the id, and that the token's user may see it.")
+    hints = {
+        400: "Label Studio refused what was sent; its own words say which field.",
+        403: "The token's user lacks the right, or Label Studio blocks private addresses: "
+        "start it with SSRF_PROTECTION_ENABLED=false and ML_BLOCK_LOCAL_IP=false.",
+        413: "Send fewer tasks at once, or raise Label Studio's DATA_UPLOAD_MAX_MEMORY_SIZE.",
+    }
+    return LabelStudioError(message, hints.get(reply.status_code, "See Label Studio's log for the cause."))
+
+
+def _detail(reply: httpx.Response) -> str:
+    try:
+        body = reply.json()
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict):
+        return (reply.text[:200] or reply.reason_phrase).strip()
+    errors = body.get("validation_errors")
+    said = [str(body[name]) for name in ("detail", "error") if body.get(name)]
+    if errors:
+        said.append(json.dumps(errors, ensure_ascii=False))
+    return (" ".join(said) or json.dumps(body, ensure_ascii=False))[:500]
