@@ -209,6 +209,7 @@ class Project:
             "strategy": self.queue.strategy,
             "fallback": self.queue.fallback,
             "window": len(self.queue.window.open(live)),
+            "next": {str(who): chain.next for who, chain in list(self.queue.chains.items())},
             **live.counts(),
             "generation": None if generation is None else generation.number,
             "suggester": None if generation is None else generation.suggester,
