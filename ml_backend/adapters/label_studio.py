@@ -201,7 +201,7 @@ class HttpLabelStudio:
         """The task that Label Studio would serve now to the token's user.
 
         Asking locks the task for that user (24 h): it is served to this user first from then on, and to
-        nobody else where ``maximum_annotations`` is 1. Only that user's submit or skip of it releases the lock
+        nobody else where ``maximum_annotations`` is 1. Only that user's submit or skip releases the lock
         (deleting the annotation afterwards doesn't bring it back); no other API call does.
         """
         self.project(project)  # a missing project answers 404, too
