@@ -1,0 +1,206 @@
+"""Generations and projections as files: published whole or not at all, read while the next one is written.
+
+Each is a folder of one JSON manifest and one .npz without pickles. A pointer file names the current folder
+and is replaced in one step after the folder is on disk, so that a writer that dies at any moment leaves
+the old one in place.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml_backend.domain import ProjectRef
+from ml_backend.errors import StoreError
+from ml_backend.generation import Array, Generation, Head, Pca, Projection
+
+KEPT = 3
+HEAD = ("mean", "weight", "prototypes", "bias")
+MAP = ("keys", "xy", "cluster", "density", "centroids")
+DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
+
+log = logging.getLogger(__name__)
+
+
+class FileArtifacts:
+    """``ports.Artifacts`` in ``data_dir/projects/<slug>``; safe for many processes, publishers take turns.
+
+    The last three of each kind are kept. Where the current one is damaged, the newest sound one before it
+    is read and the log says so. Raises StoreError where a folder can't be written.
+    """
+
+    def __init__(self, data_dir: Path) -> None:
+        self._root = data_dir / "projects"
+
+    def generation(self, project: ProjectRef) -> Generation | None:
+        """Return the current generation, None before the first."""
+        found = self._read(project, "generation")
+        if found is None:
+            return None
+        facts, arrays = found
+        head = None
+        if facts["head"] is not None:
+            mean, weight, prototypes, bias = (arrays[f"head_{name}"] for name in HEAD)
+            head = Head(mean, weight, prototypes, bias, facts["head"]["scale"], facts["head"]["temperature"])
+        return Generation(
+            number=facts["number"],
+            backbone=facts["backbone"],
+            pca=Pca(arrays["pca_mean"], arrays["pca_components"]),
+            head=head,
+            classes=tuple(facts["classes"]),
+            multiple=facts["multiple"],
+            space=facts["space"],
+            suggester=facts["suggester"],
+            manifest=facts["manifest"],
+        )
+
+    def publish_generation(self, project: ProjectRef, generation: Generation) -> None:
+        """Make this the current generation; on return it is on disk."""
+        arrays = {"pca_mean": generation.pca.mean, "pca_components": generation.pca.components}
+        head = generation.head
+        if head is not None:
+            for name in HEAD:
+                arrays[f"head_{name}"] = getattr(head, name)
+        facts = {
+            "number": generation.number,
+            "backbone": generation.backbone,
+            "classes": list(generation.classes),
+            "multiple": generation.multiple,
+            "space": generation.space,
+            "suggester": generation.suggester,
+            "head": None if head is None else {"scale": head.scale, "temperature": head.temperature},
+            "manifest": dict(generation.manifest),
+        }
+        self._publish(project, "generation", facts, arrays)
+
+    def generation_number(self, project: ProjectRef) -> int | None:
+        """Return the number of the current generation without reading it, None before the first."""
+        pointed = self._pointed(self._folder(project, "generation"))
+        return None if pointed is None else int(pointed.rsplit("-", 1)[1])
+
+    def projection(self, project: ProjectRef) -> Projection | None:
+        """Return the current projection, None before the first."""
+        found = self._read(project, "projection")
+        if found is None:
+            return None
+        facts, arrays = found
+        return Projection(generation=facts["number"], **{name: arrays[name] for name in MAP})
+
+    def publish_projection(self, project: ProjectRef, projection: Projection) -> None:
+        """Make this the current projection; on return it is on disk."""
+        arrays = {name: np.asarray(getattr(projection, name)) for name in MAP}
+        self._publish(project, "projection", {"number": projection.generation}, arrays)
+
+    def _folder(self, project: ProjectRef, kind: str) -> Path:
+        return self._root / project.slug / kind
+
+    def _pointed(self, folder: Path) -> str | None:
+        try:
+            name = (folder / "current").read_text().strip()
+        except FileNotFoundError:
+            return None
+        return name if _sequence(name) else None
+
+    def _read(self, project: ProjectRef, kind: str) -> tuple[dict[str, Any], dict[str, Array]] | None:
+        folder = self._folder(project, kind)
+        current = self._pointed(folder)
+        while current is not None:
+            try:
+                return _load(folder / current)
+            except DAMAGED as error:
+                # Published over and pruned while we read? Then there is a newer one to read.
+                pointed = self._pointed(folder)
+                if pointed == current:
+                    log.warning("The %s in %s is damaged: %s", kind, folder / current, error)
+                    break
+                current = pointed
+        # Only what was pointed to once has been complete, and only that is named without a leading dot.
+        for name in reversed(_published(folder)):
+            if current is None or _sequence(name) < _sequence(current):
+                try:
+                    return _load(folder / name)
+                except DAMAGED as error:
+                    log.warning("The %s in %s is damaged: %s", kind, folder / name, error)
+        return None
+
+    def _publish(
+        self, project: ProjectRef, kind: str, facts: Mapping[str, Any], arrays: Mapping[str, Array]
+    ) -> None:
+        folder = self._folder(project, kind)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _locked(folder):
+                for leftover in folder.glob(".new-*"):
+                    shutil.rmtree(leftover, ignore_errors=True)
+                published = _published(folder)
+                sequence = (_sequence(published[-1]) if published else 0) + 1
+                name = f"{sequence:08d}-{facts['number']}"
+                fresh = folder / f".new-{name}"
+                fresh.mkdir()
+                _write(fresh / "manifest.json", json.dumps(facts, ensure_ascii=False).encode())
+                with (fresh / "arrays.npz").open("wb") as file:
+                    np.savez(file, allow_pickle=False, **arrays)
+                    file.flush()
+                    os.fsync(file.fileno())
+                _sync_folder(fresh)
+                os.replace(fresh, folder / name)
+                _write(folder / ".new-current", name.encode())
+                os.replace(folder / ".new-current", folder / "current")
+                _sync_folder(folder)
+                for old in _published(folder)[:-KEPT]:
+                    shutil.rmtree(folder / old, ignore_errors=True)
+        except OSError as error:
+            raise StoreError(
+                f"The {kind} of project {project.id} can't be written to {folder}: {error}.",
+                "Check the free space and the owner of that folder (RUSH_DATA_DIR).",
+            ) from error
+
+
+def _load(folder: Path) -> tuple[dict[str, Any], dict[str, Array]]:
+    facts = json.loads((folder / "manifest.json").read_bytes())
+    with np.load(folder / "arrays.npz", allow_pickle=False) as file:
+        return facts, {name: file[name] for name in file.files}
+
+
+def _published(folder: Path) -> list[str]:
+    """Names of finished folders, oldest first."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return sorted((name for name in names if _sequence(name)), key=_sequence)
+
+
+def _sequence(name: str) -> int:
+    """The position of a finished folder; 0 for any other name."""
+    first, _, number = name.partition("-")
+    return int(first) if first.isdigit() and number.lstrip("-").isdigit() else 0
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

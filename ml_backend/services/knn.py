@@ -1,0 +1,61 @@
+"""Suggestions from the labels of neighbours: similarity-weighted votes, in plain numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ml_backend.generation import Array, Floats
+
+SHARPNESS = 0.1
+"""A neighbour that is this much less similar than the nearest one has 1/e of its vote."""
+PRIOR = 1.0
+"""Votes of an imaginary neighbour that knows nothing: one neighbour alone is no certainty (Laplace)."""
+BLOCK = 2048
+
+
+def vote(similarities: Array, targets: Array, classes: int, *, multiple: bool) -> Floats:
+    """Return the probabilities (n, C) that neighbours give, rows of zeros where there is no neighbour.
+
+    ``similarities`` (n, k) are cosines, in any order; ``targets`` are class indices (n, k), -1 for no
+    neighbour, or where ``multiple`` 0/1 (n, k, C) with a similarity of -inf for no neighbour.
+    Single choice: rows sum to one. Multiple: each class on its own.
+    """
+    similarities = np.asarray(similarities, np.float32)
+    there = np.isfinite(similarities)
+    if not multiple:
+        there = there & (targets >= 0)
+    if not similarities.shape[1]:
+        return np.zeros((len(similarities), classes), np.float32)
+    known = np.where(there, similarities, -np.inf)
+    best = known.max(axis=1, keepdims=True)
+    weights = np.where(there, np.exp((known - np.where(np.isfinite(best), best, 0.0)) / SHARPNESS), 0.0)
+    total = weights.sum(axis=1, keepdims=True)
+    if multiple:
+        votes = np.einsum("nk,nkc->nc", weights, np.asarray(targets, np.float32))
+        prior = PRIOR / 2
+    else:
+        votes = np.zeros((len(similarities), classes))
+        rows, columns = np.nonzero(there)
+        np.add.at(votes, (rows, targets[rows, columns]), weights[rows, columns])
+        prior = PRIOR / classes
+    return np.where(total > 0, (votes + prior) / (total + PRIOR), 0.0).astype(np.float32)
+
+
+def vote_all(
+    queries: Floats, teachers: Floats, teacher_targets: Array, classes: int, k: int, *, multiple: bool
+) -> Floats:
+    """Return ``vote`` (n, C) of each query's ``k`` nearest teachers, found exactly, block by block.
+
+    ``queries`` (n, d) and ``teachers`` (m, d) are unit vectors, ``teacher_targets`` (m,) or (m, C).
+    """
+    out = np.zeros((len(queries), classes), np.float32)
+    k = min(k, len(teachers))
+    if not k:
+        return out
+    for start in range(0, len(queries), BLOCK):
+        similarities = queries[start : start + BLOCK] @ teachers.T
+        near = np.argpartition(-similarities, k - 1, axis=1)[:, :k]
+        out[start : start + BLOCK] = vote(
+            np.take_along_axis(similarities, near, axis=1), teacher_targets[near], classes, multiple=multiple
+        )
+    return out
