@@ -1,0 +1,133 @@
+"""Write the map's coordinates to the tasks in Label Studio: one slow request a task, so only what moved.
+
+One writer at a time, and people come first: while somebody submits it waits.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ml_backend.domain import ContentKey, ProjectRef, TaskId
+from ml_backend.errors import NotFound
+from ml_backend.generation import Projection
+from ml_backend.ports import LabelStudio, State
+from ml_backend.wire import coordinates
+
+Progress = Callable[[int, int], None]
+Place = dict[str, Any]
+
+MOVED = 0.01
+"""Share of the map's width that a task must have moved to be written again."""
+QUIET_SECONDS = 3.0
+"""Seconds without a submit after which writing goes on."""
+PAUSE = 0.25
+READ = 20
+"""Tasks read in one request right before they are written, to keep what others put there."""
+
+
+def write_back(
+    ref: ProjectRef,
+    studio: LabelStudio,
+    state: State,
+    keys_of_tasks: Mapping[TaskId, ContentKey],
+    projection: Projection,
+    order: Sequence[TaskId],
+    as_data: bool = False,
+    progress: Progress = lambda done, total: None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> int:
+    """Write ``meta.rush`` of the tasks in ``order`` that moved by more than MOVED or changed cluster.
+
+    With ``as_data`` also the columns rush_x, rush_y and rush_cluster; all else in meta and data stays.
+    Returns how many tasks were written. A run that is cut off goes on where it was, tasks that are gone
+    are skipped. ``progress`` hears (tasks done, tasks that moved).
+    """
+    places = _places(keys_of_tasks, projection, order)
+    written = state.written(ref)
+    moved = [task for task, place in places.items() if not _stands(_noted(written.get(task)), place, as_data)]
+    count = done = 0
+    for start in range(0, len(moved), READ):
+        some = moved[start : start + READ]
+        _let_people_go_first(ref, state, sleep)
+        found = _read(ref, studio, some)
+        for task in some:
+            if task in found:
+                _let_people_go_first(ref, state, sleep)
+                count += _write(studio, task, found[task], places[task], as_data)
+                state.set_written(ref, {task: json.dumps({**places[task], "data": as_data})})
+            done += 1
+            progress(done, len(moved))
+    return count
+
+
+def _places(
+    keys: Mapping[TaskId, ContentKey], projection: Projection, order: Sequence[TaskId]
+) -> dict[TaskId, Place]:
+    """``meta.rush`` of each task that is on the map, in that order."""
+    row_of = {str(key): row for row, key in enumerate(projection.keys)}
+    places: dict[TaskId, Place] = {}
+    for task in order:
+        key = keys.get(task, "")
+        row = row_of.get(key)
+        if row is not None and all(map(math.isfinite, projection.xy[row])):
+            x, y = (float(value) for value in projection.xy[row])
+            places[task] = coordinates(x, y, int(projection.cluster[row]), projection.generation, key)
+    return places
+
+
+def _noted(text: str | None) -> Place:
+    return dict(json.loads(text)) if text else {}
+
+
+def _stands(old: Mapping[str, Any], place: Place, as_data: bool) -> bool:
+    """Whether what was written is still good enough."""
+    if as_data and not old.get("data"):
+        return False
+    if any(old.get(name) != place[name] for name in ("cluster", "key")):
+        return False
+    try:
+        return math.hypot(old["x"] - place["x"], old["y"] - place["y"]) <= MOVED
+    except (KeyError, TypeError):
+        return False
+
+
+def _let_people_go_first(ref: ProjectRef, state: State, sleep: Callable[[float], None]) -> None:
+    while state.seconds_since_submit(ref) < QUIET_SECONDS:
+        sleep(PAUSE)
+
+
+def _read(ref: ProjectRef, studio: LabelStudio, tasks: Sequence[TaskId]) -> dict[TaskId, Mapping[str, Any]]:
+    """These tasks as they are now; without the ones that are gone.
+
+    Not GET /api/tasks/ID: that asks the backend for a prediction where the task has none, and stores it.
+    ``resolve_uri`` off: else image addresses come rewritten, and would be written back so.
+    """
+    selection = {"selectedItems": {"all": False, "included": list(tasks)}}
+    params = {
+        "project": ref.id,
+        "page": 1,
+        "page_size": len(tasks),
+        "resolve_uri": "false",
+        "query": json.dumps(selection),
+    }
+    answer = studio.call("GET", "/api/tasks", params=params)
+    return {TaskId(int(task["id"])): task for task in answer["tasks"]}
+
+
+def _write(studio: LabelStudio, task: TaskId, found: Mapping[str, Any], place: Place, as_data: bool) -> bool:
+    """One PATCH; none where an import has put the task in the same place, or the task is gone."""
+    meta, data = found.get("meta") or {}, found.get("data") or {}
+    columns = {"rush_x": place["x"], "rush_y": place["y"], "rush_cluster": place["cluster"]}
+    there = meta.get("rush") if isinstance(meta.get("rush"), dict) else {}
+    has_columns = all(data.get(name) == there.get(name.removeprefix("rush_")) for name in columns)
+    if _stands({**there, "data": has_columns}, place, as_data):
+        return False
+    try:
+        studio.update_task(task, meta={**meta, "rush": place}, data={**data, **columns} if as_data else None)
+    except NotFound:
+        return False
+    return True
