@@ -1,0 +1,87 @@
+"""Real servers for the tests, each started once per session and only where a test asks for it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ml_backend.adapters.servers import LocalLabelStudio, LocalRedis, free_port
+
+ROOT = Path(__file__).resolve().parents[1]
+EMAIL, PASSWORD, TOKEN = "rush@example.com", "rush-password", "0123456789abcdef0123456789abcdef01234567"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "label_studio" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.label_studio)
+            item.add_marker(pytest.mark.timeout(900))  # the very first start migrates a database
+
+
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real Redis of this session's own."""
+    server = LocalRedis(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server.url
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def label_studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalLabelStudio]:
+    """A real Label Studio of this session's own, with one user, whose ``files_root`` serves local files."""
+    environment = _label_studio_environment()
+    folder = tmp_path_factory.mktemp("label-studio") / "data"
+    shutil.copytree(_template(environment), folder)
+    server = _server(folder, environment)
+    server.start(print)
+    yield server
+    server.stop()
+
+
+def _label_studio_environment() -> Path:
+    environment = Path(os.environ.get("RUSH_LABEL_STUDIO_ENV") or ROOT / ".cache" / "label-studio")
+    if not (environment / "bin" / "label-studio").exists():
+        line = f"No Label Studio in {environment}: run make test, or set RUSH_LABEL_STUDIO_ENV."
+        if os.environ.get("CI"):
+            pytest.fail(line, pytrace=False)
+        pytest.skip(line)
+    return environment
+
+
+def _server(folder: Path, environment: Path) -> LocalLabelStudio:
+    return LocalLabelStudio(
+        folder,
+        free_port(),
+        python_env=environment,
+        email=EMAIL,
+        password=PASSWORD,
+        token=TOKEN,
+        files_root=folder.parent / "files",
+    )
+
+
+def _template(environment: Path) -> Path:
+    """A data folder that is migrated and has the user: a minute or two, once per version of Label Studio."""
+    found = next(environment.glob("lib/python*/site-packages/label_studio-*.dist-info"), None)
+    version = found.name.removesuffix(".dist-info").partition("-")[2] if found else "unknown"
+    template = ROOT / ".cache" / "label-studio-template" / version
+    if not template.exists():
+        work = template.with_name(f"{version}.{secrets.token_hex(4)}")
+        server = _server(work / "data", environment)
+        try:
+            server.start(print)
+            server.stop()
+            for leftover in ("lock", "label-studio.log"):
+                (work / "data" / leftover).unlink(missing_ok=True)
+            if not template.exists():
+                (work / "data").rename(template)
+        finally:
+            server.stop()
+            shutil.rmtree(work, ignore_errors=True)
+    return template
