@@ -49,7 +49,7 @@ def write_back(
     places = _places(keys_of_tasks, projection, order)
     written = state.written(ref)
     moved = [task for task, place in places.items() if not _stands(_noted(written.get(task)), place, as_data)]
-    count = done = 0
+    count = 0
     for start in range(0, len(moved), READ):
         some = moved[start : start + READ]
         _let_people_go_first(ref, state, sleep)
@@ -57,10 +57,14 @@ def write_back(
         for task in some:
             if task in found:
                 _let_people_go_first(ref, state, sleep)
-                count += _write(studio, task, found[task], places[task], as_data)
-                state.set_written(ref, {task: json.dumps({**places[task], "data": as_data})})
-            done += 1
-            progress(done, len(moved))
+                there = _there(found[task])
+                if not _stands(there, places[task], as_data):  # an import may have put it there
+                    if not _write(studio, task, found[task], places[task], as_data):
+                        continue
+                    there = {**places[task], "data": as_data}
+                    count += 1
+                state.set_written(ref, {task: json.dumps(there)})
+        progress(start + len(some), len(moved))
     return count
 
 
@@ -118,16 +122,24 @@ def _read(ref: ProjectRef, studio: LabelStudio, tasks: Sequence[TaskId]) -> dict
     return {TaskId(int(task["id"])): task for task in answer["tasks"]}
 
 
+def _columns(place: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"rush_{name}": place.get(name) for name in ("x", "y", "cluster")}
+
+
+def _there(task: Mapping[str, Any]) -> Place:
+    """Where the task's meta says that it is, and whether its columns say the same."""
+    rush, data = (task.get("meta") or {}).get("rush"), task.get("data") or {}
+    if not isinstance(rush, dict):
+        return {}
+    return {**rush, "data": all(data.get(name) == value for name, value in _columns(rush).items())}
+
+
 def _write(studio: LabelStudio, task: TaskId, found: Mapping[str, Any], place: Place, as_data: bool) -> bool:
-    """One PATCH; none where an import has put the task in the same place, or the task is gone."""
-    meta, data = found.get("meta") or {}, found.get("data") or {}
-    columns = {"rush_x": place["x"], "rush_y": place["y"], "rush_cluster": place["cluster"]}
-    there = meta.get("rush") if isinstance(meta.get("rush"), dict) else {}
-    has_columns = all(data.get(name) == there.get(name.removeprefix("rush_")) for name in columns)
-    if _stands({**there, "data": has_columns}, place, as_data):
-        return False
+    """One PATCH; False where the task is gone."""
+    meta = {**(found.get("meta") or {}), "rush": place}
+    data = {**(found.get("data") or {}), **_columns(place)} if as_data else None
     try:
-        studio.update_task(task, meta={**meta, "rush": place}, data={**data, **columns} if as_data else None)
+        studio.update_task(task, meta=meta, data=data)
     except NotFound:
         return False
     return True
