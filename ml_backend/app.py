@@ -107,7 +107,7 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
             )
         elif error.code == 404:
             known = NotFound(f"There is no {request.path} here.", "See docs/protocol.md.")
-        known.status = error.code or 500  # type: ignore[misc]
+        known.status = error.code or 500
         return rush_error(known)
 
     @app.errorhandler(Exception)

@@ -20,7 +20,7 @@ def normalise(rows: Array) -> Floats:
     """Return ``rows`` (n, d) as float32 of unit length; all-zero rows stay zero."""
     out = np.asarray(rows, dtype=np.float32)
     norms = np.linalg.norm(out, axis=1, keepdims=True)
-    return out / np.maximum(norms, 1e-12)
+    return np.asarray(out / np.maximum(norms, 1e-12), np.float32)
 
 
 @dataclass(frozen=True, slots=True)

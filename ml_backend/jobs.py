@@ -75,7 +75,7 @@ def sync(ref: ProjectRef) -> None:
     config = str(here.studio.project(ref.id).get("label_config", ""))
     here.state.set_options(ref, label_config=config)
     spec = parse_label_config(config)
-    report = syncing.sync(ref, here.studio, here.state, spec)
+    report = syncing.sync(ref, here.studio, here.state, spec, features=here.features)
     here.state.publish(ref, "synced")
     images = {str(task.id): address for task in report.to_embed if (address := image_of(task, spec))}
     if images:

@@ -102,6 +102,9 @@ class Learner:
             previous=generation,
             number=generation.number + 1,
         )
+        fresh = outcome.generation
+        if fresh is not None and fresh.head is None and generation.head is None:
+            return TrainOutcome(None, outcome.manifest)  # nothing was learnt and nothing has changed
         if outcome.generation is not None:
             self.artifacts.publish_generation(ref, outcome.generation)
             self.state.publish(ref, "generation", number=outcome.generation.number)
@@ -111,7 +114,7 @@ class Learner:
             len(labelled),
             f"generation {generation.number + 1}" if outcome.generation else "nothing published",
             time.perf_counter() - began,
-            outcome.manifest,
+            outcome.manifest.get("why") or outcome.manifest["held_out"],
         )
         return outcome
 
