@@ -54,17 +54,15 @@ def write_back(
         some = moved[start : start + READ]
         _let_people_go_first(ref, state, sleep)
         found = _read(ref, studio, some)
-        for task in some:
+        for number, task in enumerate(some, start + 1):
             if task in found:
                 _let_people_go_first(ref, state, sleep)
                 there = _there(found[task])
-                if not _stands(there, places[task], as_data):  # an import may have put it there
-                    if not _write(studio, task, found[task], places[task], as_data):
-                        continue
+                if not _stands(there, places[task], as_data):  # else an import has put it there
                     there = {**places[task], "data": as_data}
-                    count += 1
+                    count += _write(studio, task, found[task], places[task], as_data)
                 state.set_written(ref, {task: json.dumps(there)})
-        progress(start + len(some), len(moved))
+            progress(number, len(moved))
     return count
 
 
@@ -135,7 +133,7 @@ def _there(task: Mapping[str, Any]) -> Place:
 
 
 def _write(studio: LabelStudio, task: TaskId, found: Mapping[str, Any], place: Place, as_data: bool) -> bool:
-    """One PATCH; False where the task is gone."""
+    """One PATCH; False where the task is gone by now."""
     meta = {**(found.get("meta") or {}), "rush": place}
     data = {**(found.get("data") or {}), **_columns(place)} if as_data else None
     try:

@@ -1,0 +1,184 @@
+"""Write-back: only what moved, nearest to the queue first, nothing else touched, people first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from ml_backend.adapters.state_redis import RedisState
+from ml_backend.domain import ContentKey, ProjectRef, TaskId
+from ml_backend.errors import NotFound
+from ml_backend.generation import Projection
+from ml_backend.services.write_back import write_back
+
+REF = ProjectRef("http://127.0.0.1:8080", 3)
+COUNT = 30
+TASKS = {TaskId(n): ContentKey(f"{n:032x}") for n in range(1, COUNT + 1)}
+
+
+class Tasks:
+    """Label Studio's tasks in memory: the list read and the PATCH that replaces meta and data whole."""
+
+    origin = REF.origin
+
+    def __init__(self) -> None:
+        self.tasks: dict[int, dict[str, Any]] = {
+            n: {"id": n, "meta": {"mine": n}, "data": {"image": f"/data/{n}.png"}} for n in TASKS
+        }
+        self.patched: list[int] = []
+        self.dies_after = 10**9
+
+    def call(self, method: str, path: str, **request: Any) -> Any:
+        params = request["params"]
+        assert (method, path, params["project"], params["resolve_uri"]) == (
+            "GET",
+            "/api/tasks",
+            REF.id,
+            "false",
+        )
+        wanted = json.loads(params["query"])["selectedItems"]["included"]
+        assert params["page_size"] >= len(wanted)
+        found = [self.tasks[n] for n in sorted(wanted) if n in self.tasks]
+        return {"tasks": json.loads(json.dumps(found)), "total": len(found)}
+
+    def update_task(self, task: TaskId, *, meta: Any = None, data: Any = None) -> None:
+        if len(self.patched) >= self.dies_after:
+            raise KeyboardInterrupt
+        if task not in self.tasks:
+            raise NotFound(f"Task {task} is gone.")
+        self.patched.append(task)
+        if meta is not None:
+            self.tasks[task]["meta"] = json.loads(json.dumps(meta))
+        if data is not None:
+            self.tasks[task]["data"] = json.loads(json.dumps(data))
+
+
+@pytest.fixture
+def state(redis_url: str) -> Iterator[RedisState]:
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    found = RedisState(redis_url)
+    yield found
+    found.close()
+
+
+def projection(generation: int = 1, **moved: tuple[float, float, int]) -> Projection:
+    xy = np.linspace(0.1, 0.9, 2 * COUNT).reshape(COUNT, 2).astype(np.float32)
+    cluster = np.zeros(COUNT, np.int32)
+    for name, (x, y, number) in moved.items():
+        row = int(name.removeprefix("t")) - 1
+        xy[row] += (x, y)
+        cluster[row] = number
+    keys = np.array(list(TASKS.values()))
+    return Projection(
+        generation, keys, xy, cluster, np.ones(COUNT, np.float32), np.zeros((1, 64), np.float32)
+    )
+
+
+def run(
+    studio: Any, state: RedisState, found: Projection, order: Sequence[int] = tuple(TASKS), **more: Any
+) -> int:
+    more.setdefault("sleep", lambda seconds: None)
+    return write_back(REF, studio, state, TASKS, found, [TaskId(n) for n in order], **more)
+
+
+def test_coordinates_are_written_in_order_and_the_rest_of_meta_stays(state: RedisState) -> None:
+    studio, heard = Tasks(), []
+    order = [5, 3, 9, *(n for n in TASKS if n not in (5, 3, 9))]
+    assert run(studio, state, projection(), order, progress=lambda *told: heard.append(told)) == COUNT
+    assert studio.patched == order
+    x, y = projection().xy[4].round(4).tolist()
+    rush = studio.tasks[5]["meta"]["rush"]
+    assert rush == {
+        "x": pytest.approx(x),
+        "y": pytest.approx(y),
+        "cluster": 0,
+        "generation": 1,
+        "key": TASKS[TaskId(5)],
+    }
+    assert studio.tasks[5]["meta"]["mine"] == 5
+    assert studio.tasks[5]["data"] == {"image": "/data/5.png"}
+    assert heard == [(n, COUNT) for n in range(1, COUNT + 1)]
+
+
+def test_only_what_moved_or_changed_cluster_is_written_again(state: RedisState) -> None:
+    studio = Tasks()
+    run(studio, state, projection())
+    studio.patched.clear()
+    later = projection(2, t1=(0.02, 0.0, 0), t2=(0.004, 0.004, 0), t3=(0.0, 0.0, 7))
+    assert run(studio, state, later) == 2
+    assert studio.patched == [1, 3]
+    assert studio.tasks[3]["meta"]["rush"]["generation"] == 2
+    assert run(studio, state, later) == 0
+
+
+def test_small_steps_add_up(state: RedisState) -> None:
+    studio = Tasks()
+    run(studio, state, projection())
+    assert run(studio, state, projection(2, t1=(0.008, 0.0, 0))) == 0
+    assert run(studio, state, projection(3, t1=(0.016, 0.0, 0))) == 1
+
+
+def test_what_an_import_wrote_is_not_written_again(state: RedisState) -> None:
+    studio = Tasks()
+    run(studio, state, projection())
+    state.delete_tasks(REF, TASKS)
+    studio.patched.clear()
+    assert run(studio, state, projection(2)) == 0
+    assert studio.patched == []
+    assert len(state.written(REF)) == COUNT
+
+
+def test_columns_are_added_to_the_data_that_is_there(state: RedisState) -> None:
+    studio = Tasks()
+    run(studio, state, projection())
+    assert run(studio, state, projection(), as_data=True) == COUNT
+    rush = studio.tasks[7]["meta"]["rush"]
+    assert studio.tasks[7]["data"] == {
+        "image": "/data/7.png", "rush_x": rush["x"], "rush_y": rush["y"], "rush_cluster": 0,
+    }  # fmt: skip
+    assert run(studio, state, projection(), as_data=True) == 0
+    assert run(studio, state, projection(), as_data=False) == 0
+
+
+def test_a_run_that_is_cut_off_goes_on_where_it_was(state: RedisState) -> None:
+    studio = Tasks()
+    studio.dies_after = 17
+    with pytest.raises(KeyboardInterrupt):
+        run(studio, state, projection())
+    studio.dies_after = 10**9
+    assert run(studio, state, projection()) == COUNT - 17
+    assert studio.patched == list(TASKS)
+
+
+def test_tasks_that_are_gone_or_not_on_the_map_are_skipped(state: RedisState) -> None:
+    studio = Tasks()
+    del studio.tasks[4]
+    found = projection()
+    found.xy[0] = np.nan
+    order = [*TASKS, 999]
+    assert run(studio, state, found, order) == COUNT - 2
+    assert 4 not in studio.patched
+    assert 1 not in studio.patched
+    assert 4 not in state.written(REF)
+
+
+def test_it_waits_while_somebody_submits(state: RedisState, redis_url: str) -> None:
+    studio, pauses = Tasks(), []
+    state.note_submit(REF)
+
+    def sleep(seconds: float) -> None:
+        assert studio.patched == []
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            with redis.Redis.from_url(redis_url) as client:
+                client.delete(f"rush:{REF.slug}:submitted")
+
+    assert run(studio, state, projection(), sleep=sleep) == COUNT
+    assert len(pauses) == 3
+    assert max(pauses) < 1
