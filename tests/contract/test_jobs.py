@@ -14,6 +14,7 @@ import redis
 
 import ml_backend
 from ml_backend.adapters.jobs_rq import FAST, QUEUES, SLOW, RqJobs, run_worker
+from ml_backend.adapters.servers import LocalRedis
 from ml_backend.domain import ProjectRef
 from ml_backend.errors import StoreError
 
@@ -189,6 +190,35 @@ def test_a_signal_stops_an_idle_worker(
     time.sleep(0.3)
     child.send_signal(signal.SIGTERM)
     assert child.wait(20) == 0
+
+
+def test_a_worker_waits_for_redis_to_come_back(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "redis"
+    place.mkdir()
+    server = LocalRedis(place)
+    server.start()
+    code = f"from ml_backend.adapters.jobs_rq import run_worker; run_worker({server.url!r})"
+    path = f"{folder}{os.pathsep}{REPOSITORY}"
+    child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
+    jobs = RqJobs(server.url, "somejobs")
+    try:
+        jobs.enqueue("train", REF, n=1)
+        until(lambda: len(lines(folder)) == 2)
+        server.stop()
+        time.sleep(0.5)
+        server.start()
+        jobs.enqueue("train", REF, n=2)
+        until(lambda: len(lines(folder)) == 4)
+        assert child.poll() is None
+        server.stop()
+        time.sleep(0.5)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(20) == 0
+    finally:
+        child.kill()
+        child.wait()
+        jobs.close()
+        server.stop()
 
 
 def test_without_redis_the_next_step_is_named() -> None:

@@ -1,16 +1,19 @@
 """The contract of ports.State, on a real Redis."""
 
 import math
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ml_backend.adapters.servers import LocalRedis
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
 from ml_backend.errors import StoreError
@@ -185,6 +188,32 @@ def test_listeners_hear_what_is_published_and_stop_when_it_is_quiet(state: State
     assert not listener.is_alive()
     assert heard[-1] == (B, "ingested", {"tasks": [1, 2], "note": "ä"})
     assert all(event == (A, "knock", {}) for event in heard[:-1])
+
+
+def test_listeners_and_writers_survive_a_restart_of_redis() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        server = LocalRedis(Path(folder))
+        server.start()
+        state = RedisState(server.url)
+        heard: list[str] = []
+        listener = threading.Thread(target=lambda: heard.extend(event for _, event, _ in state.listen(6.0)))
+        try:
+            state.set_tasks(A, {TaskId(1): KEY})
+            listener.start()
+            server.stop()
+            with pytest.raises(StoreError):
+                state.tasks(A)
+            server.start()
+            assert state.tasks(A) == {1: KEY}
+            for number in range(20):
+                state.publish(A, f"after-{number}")
+                time.sleep(0.05)
+            listener.join(30)
+        finally:
+            state.close()
+            server.stop()
+    assert not listener.is_alive()
+    assert heard[-1] == "after-19"
 
 
 def test_without_redis_every_call_names_the_address_and_the_next_step() -> None:
