@@ -119,7 +119,10 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
 
 
 def _json() -> Any:
-    body = request.get_json(force=True, silent=True)
+    try:
+        body = request.get_json(force=True, silent=True)
+    except RecursionError:
+        body = None
     if not isinstance(body, dict):
         raise BadRequest(f"The body must be a JSON object, got {request.get_data()[:60]!r}.")
     return body

@@ -60,6 +60,16 @@ class LivePool:
 
     # ---- tasks
 
+    def has(self, task: TaskId) -> bool:
+        """Whether the task is known and was not deleted."""
+        row = self.row_of.get(task)
+        return row is not None and bool(self.states[row] != GONE)
+
+    def answered_by(self, task: TaskId, annotator: int) -> bool:
+        """Whether this annotator has answered or skipped the task."""
+        with self.lock:
+            return any(self.annotations[n].annotator == annotator for n in self.of_task.get(task, ()))
+
     def add(
         self,
         tasks: Mapping[TaskId, ContentKey],
@@ -142,9 +152,10 @@ class LivePool:
         with self.lock:
             gone = [task for task in tasks if task in self.row_of]
             for task in gone:
-                self.states[self.row_of[task]] = GONE
                 for annotation in self.of_task.pop(task, ()):
                     self.annotations.pop(annotation, None)
+                self._settle(task, mark=False)
+                self.states[self.row_of[task]], self.known[self.row_of[task]] = GONE, False
             if gone:
                 self.version += 1
                 self.index.delete(gone)
@@ -154,7 +165,7 @@ class LivePool:
     def apply(self, annotation: Annotation) -> bool:
         """Note a new or changed annotation; False where its task is unknown or nothing changed."""
         with self.lock:
-            if annotation.task not in self.row_of:
+            if not self.has(annotation.task):
                 return False
             before = self.annotations.get(annotation.id)
             self.annotations[annotation.id] = annotation

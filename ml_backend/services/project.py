@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import strategies
-from ml_backend.domain import EMPTY, Annotation, AnnotationId, ContentKey, LabelSpec, ProjectRef, Task, TaskId
+from ml_backend.domain import Annotation, AnnotationId, ContentKey, LabelSpec, ProjectRef, Task, TaskId
 from ml_backend.errors import BadRequest
 from ml_backend.label_config import parse_label_config
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
@@ -56,6 +56,8 @@ class Project:
         self.queue = Queue(backend.state, backend.settings.window, self._strategy(options))
         self.live = LivePool(ref, parse_label_config(self.label_config), None, self.index)
         self._loading, self._events = threading.Lock(), threading.Lock()
+        self._missed: list[Callable[[LivePool], object]] = []
+        self._place: Placement | None = None
         self._ranked_at = self._rank_seconds = 0.0
         self._trained_at, self._trained_labels = 0.0, 0
         self._synced_at = time.monotonic()
@@ -82,11 +84,16 @@ class Project:
             projection = backend.artifacts.projection(ref)
             fresh = LivePool(ref, parse_label_config(self.label_config), generation, self.index)
             place = None if projection is None else Placement(projection)
+            with self._events:
+                self._missed = []
             fresh.add(backend.state.tasks(ref), backend.features, place, index=False)
             fresh.load_annotations(backend.state.annotations(ref))
             fresh.build_index()
-            with self._events:  # what was answered while we were loading is in the shared state by now
-                fresh.load_annotations(backend.state.annotations(ref))
+            with self._events:
+                self._place = place
+                for change in self._missed:  # what happened while we were loading
+                    change(fresh)
+                self._missed = []
                 fresh.mark_changes()
                 fresh.version += self.live.version
                 self.live = fresh
@@ -107,27 +114,35 @@ class Project:
         """Someone submitted, changed or skipped: note it and put what comes next in front."""
         state = self.backend.state
         state.note_submit(self.ref)
-        if annotation.task not in self.live.row_of:
+        if not self.live.has(annotation.task):
             self.created([task or Task(annotation.task, {})])
         with self._events:
             state.set_annotations(self.ref, [annotation])
             live = self.live
-            live.apply(annotation)
-        return self.queue.advance(live, annotation, self.backend.studio)
+            again = live.answered_by(annotation.task, annotation.annotator)
+            self._change(lambda pool: pool.apply(annotation))
+        return self.queue.advance(live, annotation, self.backend.studio, again=again)
+
+    def _change(self, change: Callable[[LivePool], object]) -> None:
+        """Change the pool, and the one that may be loading just now; the caller holds ``_events``."""
+        change(self.live)
+        if self._loading.locked():
+            self._missed.append(change)
 
     def unannotated(self, annotations: Sequence[AnnotationId]) -> None:
         """Annotations were deleted."""
         with self._events:
             self.backend.state.delete_annotations(self.ref, annotations)
-            self.live.forget(annotations)
+            reopened: list[TaskId] = []
+            self._change(lambda pool: reopened.extend(pool.forget(annotations)))
+        self.queue.window.reopen(reopened)
 
     def created(self, tasks: Sequence[Task]) -> None:
         """Tasks came in by whatever way; their images are embedded by a worker where they are not yet."""
-        known = self.backend.state.tasks(self.ref) if len(tasks) > 1 else {}
+        known = self.backend.state.tasks(self.ref)
         keys = {task.id: known.get(task.id) or ContentKey(content_key_of(task)) for task in tasks}
         self.backend.state.set_tasks(self.ref, keys)
-        projection = self.backend.artifacts.projection(self.ref)
-        self.live.add(keys, self.backend.features, None if projection is None else Placement(projection))
+        self._add(keys)
         lacking = set(self.backend.features.missing(key for key in keys.values() if key))
         images = {
             str(task.id): address
@@ -139,20 +154,26 @@ class Project:
         elif self.live.generation is None:
             self.backend.jobs.enqueue("project", self.ref)
 
+    def _add(self, keys: Mapping[TaskId, ContentKey]) -> None:
+        with self._events:
+            place = self._place
+            self._change(lambda pool: pool.add(keys, self.backend.features, place))
+
     def deleted(self, tasks: Sequence[TaskId]) -> None:
         """Tasks were deleted."""
         with self._events:
             self.backend.state.delete_tasks(self.ref, tasks)
-            self.live.remove(tasks)
-        for task in tasks:
-            self.queue.window.places.pop(task, None)
+            self._change(lambda pool: pool.remove(tasks))
+        self.queue.window.forget(tasks)
 
     def configured(self, label_config: str) -> None:
         """The label config may have changed; a useless one raises UnusableConfig and changes nothing."""
         if label_config and label_config != self.label_config:
-            parse_label_config(label_config)
+            spec = parse_label_config(label_config)
             self.backend.state.set_options(self.ref, label_config=label_config)
-            self.reload()
+            self.label_config = label_config
+            if spec != self.spec:
+                self.reload()
 
     def happened(self, event: str, fields: Mapping[str, Any]) -> None:
         """Another process did something: see ``State.publish``."""
@@ -163,8 +184,7 @@ class Project:
                 for task in fields.get("tasks", ())
                 if task in tasks
             }
-            projection = self.backend.artifacts.projection(self.ref)
-            self.live.add(keys, self.backend.features, None if projection is None else Placement(projection))
+            self._add(keys)
             return
         before = self.queue.strategy
         if event == "strategy":
@@ -179,18 +199,17 @@ class Project:
 
     def predictions(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
         """One prediction per task, in order, each with a place in the queue; empty for unknown images."""
-        live = self.live
-        unknown = [task for task in tasks if task.id not in live.row_of]
+        unknown = [task for task in tasks if not self.live.has(task.id)]
         if unknown:
             self.created(unknown)
+        live = self.live
         suggestions = suggest(live, [live.row_of[task.id] for task in tasks])
-        fresh = [n for n, task in enumerate(tasks) if task.id not in self.queue.window]
-        self.queue.window.append(live, [tasks[n].id for n in fresh], [suggestions[n] for n in fresh])
-        places = self.queue.window.places
-        return [
-            prediction(live.spec, suggestion or EMPTY, places[task.id].score)
-            for task, suggestion in zip(tasks, suggestions, strict=True)
-        ]
+        scores = {task.id: place.score for task in tasks if (place := self.queue.window.places.get(task.id))}
+        shown = dict(zip((task.id for task in tasks), suggestions, strict=True))
+        fresh = [task for task in shown if task not in scores]
+        added = self.queue.window.append(live, fresh, [shown[task] for task in fresh])
+        scores.update(zip(fresh, added, strict=True))
+        return [prediction(live.spec, shown[task.id], scores[task.id]) for task in tasks]
 
     def choose_strategy(self, name: str) -> None:
         """Switch the project's strategy for everybody; BadRequest lists what there is."""

@@ -6,6 +6,7 @@ We keep a window of them and, on every submit, put the intended next task in fro
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from ml_backend.ports import LabelStudio, State
 from ml_backend.services.live import LivePool
 from ml_backend.services.suggest import all_probabilities, suggest
 from ml_backend.services.window import Window
+
+log = logging.getLogger(__name__)
 
 CHUNK = 50
 """Predictions per bulk request: on SQLite each one blocks submits while it is written."""
@@ -66,28 +69,33 @@ class Queue:
         self.fallback: str | None = None
         self.ranked: tuple[str, int] = ("", -1)
         self._filling = threading.Lock()
+        self._lock = threading.RLock()  # outlives the pools, which come and go with generations
 
     # ---- in the submit path
 
-    def advance(self, live: LivePool, annotation: Annotation, studio: LabelStudio) -> Move | None:
-        """Choose what this annotator sees next and put it in front; None if nothing is open."""
-        with live.lock:
-            task = self._choose(live, annotation)
+    def advance(
+        self, live: LivePool, annotation: Annotation, studio: LabelStudio, *, again: bool = False
+    ) -> Move | None:
+        """Choose what this annotator sees next and put it in front; None if nothing is open.
+
+        ``again``: this annotator had answered the task before, so the chain stays where it is.
+        """
+        with self._lock, live.lock:
+            task = self._choose(live, annotation, again)
             if task is None:
                 return None
             suggestion = suggest(live, [live.row_of[task]])[0]
-            places = self.window.open(live)
-            place = places.get(task)
-            front = min((p.score for p in places.values()), default=0.0)
-            if place is not None and place.score <= front and place.labels == suggestion.labels:
+            place = self.window.places.get(task)
+            in_front = place is not None and place.score <= self.window.front(live)
+            if place is not None and in_front and place.labels == suggestion.labels:
                 return Move(task, suggestion, written=False)
             score = self.window.stage(live, task, suggestion)
         self.window.write(live, task, score, suggestion, studio)
         return Move(task, suggestion, written=True)
 
-    def _choose(self, live: LivePool, annotation: Annotation) -> TaskId | None:
+    def _choose(self, live: LivePool, annotation: Annotation, again: bool) -> TaskId | None:
         chain = self.chains.setdefault(annotation.annotator, ChainOf())
-        again = chain.source == annotation.id or annotation.task in chain.history
+        again = again or chain.source == annotation.id or annotation.task in chain.history
         if again and chain.next is not None and self._is_open(live, chain.next):
             return chain.next  # the same event once more, or a change of an earlier answer
         available = self.available(live, annotation.annotator)
@@ -104,7 +112,8 @@ class Queue:
         self, live: LivePool, chain: ChainOf, annotation: Annotation, available: npt.NDArray[np.bool_]
     ) -> int | None:
         row = live.row_of[annotation.task]
-        history = [live.row_of[task] for task in chain.history if task in live.row_of]
+        chain.history = [task for task in chain.history if task != annotation.task and task in live.row_of]
+        history = [live.row_of[task] for task in chain.history]
         if live.states[row] == LabelState.LABELLED:
             same = bool(history) and live.answers[history[0]] == live.answers[row]
             chain.history = [annotation.task, *(chain.history if same else [])][:CHAIN]
@@ -117,8 +126,11 @@ class Queue:
             suggestion = suggest(live, [candidate])[0]
             return live.answer_of(suggestion.labels), suggestion.confidence
 
-        earlier = [other for other in history if other != row]
-        return strategy.follow(live.view(available), strategies.Step(row, earlier, guess))
+        try:
+            return strategy.follow(live.view(available), strategies.Step(row, history, guess))
+        except Exception:  # a strategy of somebody else's must not stop the labelling
+            log.exception("project %s: %s can't follow; a new chain starts", live.ref.id, strategy.name)
+            return None
 
     def _top(self, live: LivePool, available: npt.NDArray[np.bool_]) -> TaskId | None:
         """The best ranked open task, else the front of the window, else any open one."""
@@ -170,14 +182,18 @@ class Queue:
         with live.lock:
             name, version, ids = self.strategy, live.version, live.ids
             available = self.available(live)
-            rows = np.flatnonzero(available & live.known)
         needs = strategies.get(name).needs
-        probabilities = all_probabilities(live, rows.tolist()) if "probabilities" in needs else None
+        probabilities = all_probabilities(live, available) if "probabilities" in needs else None
         with live.lock:
             view = live.view(available[: len(live.ids)], probabilities) if len(live.ids) == len(ids) else None
         if view is None:
             return  # tasks came in meanwhile; the next turn ranks them too
-        selection = strategies.select(name, view, self.size * 2, seed=version)
+        try:
+            selection = strategies.select(name, view, self.size * 2, seed=version)
+        except Exception as error:  # a strategy of somebody else's must not let the window run dry
+            log.exception("project %s: %s can't order", live.ref.id, name)
+            rows = strategies.select("random", view, self.size * 2, seed=version).rows
+            selection = strategies.Selection(rows, f"{name} failed ({error}): random order")
         self.ranking = [TaskId(int(task)) for task in ids[selection.rows]]
         self.fallback, self.ranked = selection.fallback, (name, version)
 
@@ -189,8 +205,7 @@ class Queue:
             if not tasks:
                 return 0
             suggestions = suggest(live, [live.row_of[task] for task in tasks])
-            self.window.write_all(live, tasks, suggestions, studio)
-            return len(tasks)
+            return self.window.write_all(live, tasks, suggestions, studio)
 
     def _unplaced(self, live: LivePool) -> list[TaskId]:
         """Open tasks without a prediction, best ranked first; those without an embedding come last."""
@@ -206,12 +221,14 @@ class Queue:
 
     def renew_front(self, live: LivePool, studio: LabelStudio, count: int = FRONT) -> None:
         """Put the best ranked tasks in front, best first, behind only what annotators were promised."""
-        with live.lock:
+        with self._lock, live.lock:
             available = self.available(live)
             best = [task for task in self.ranking if task in live.row_of and available[live.row_of[task]]]
             front = [*self.promised(live), *best[:count]]
         for task in reversed(front):
-            with live.lock:
+            with self._lock, live.lock:
+                if not self._is_open(live, task):
+                    continue
                 suggestion = suggest(live, [live.row_of[task]])[0]
                 score = self.window.stage(live, task, suggestion)
             self.window.write(live, task, score, suggestion, studio)

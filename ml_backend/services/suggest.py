@@ -8,24 +8,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from ml_backend.domain import EMPTY, LabelState, Suggestion
 from ml_backend.generation import Floats
 from ml_backend.services import knn
 from ml_backend.services.live import LivePool
 
+Rows = Sequence[int] | npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
 NEIGHBOURS = 10
 BULK = 32
 """From this many images on, one matrix product is faster than one index query each."""
 
 
-def all_probabilities(pool: LivePool, rows: Sequence[int]) -> Floats | None:
-    """(n, C) probabilities of all rows of the pool, filled in for ``rows``; None where nothing is learnt."""
+def all_probabilities(pool: LivePool, wanted: Mask) -> Floats | None:
+    """(n, C) probabilities for ranking, filled in for the embedded rows of ``wanted`` (n,).
+
+    The head's where there is one: at 100,000 images the votes of neighbours take seconds. None where
+    nothing is learnt.
+    """
     with pool.lock:
-        found, _ = _probabilities(pool, rows)
+        rows = np.flatnonzero(wanted & pool.known[: len(wanted)])
+        head = _head(pool, rows)
+    found = head if head is not None else _votes(pool, rows, "raw", bulk=True)
     if found is None:
         return None
-    full = np.zeros((len(pool.ids), found.shape[1]), np.float32)
+    full = np.zeros((len(wanted), found.shape[1]), np.float32)
     full[rows] = found
     return full
 
@@ -34,16 +44,15 @@ def suggest(pool: LivePool, rows: Sequence[int]) -> list[Suggestion]:
     """One suggestion per row, in order; empty where the image is not embedded or nothing is labelled."""
     if not rows:
         return []
-    with pool.lock:
-        known = [row for row in rows if pool.known[row]]
-        probabilities, space = _probabilities(pool, known)
+    known = [row for row in rows if pool.known[row]]
+    probabilities, space = _probabilities(pool, known)
     if probabilities is None:
         return [EMPTY] * len(rows)
     ready = dict(zip(known, (_suggestion(pool, p, space) for p in probabilities), strict=True))
     return [ready.get(row, EMPTY) for row in rows]
 
 
-def _probabilities(pool: LivePool, rows: Sequence[int]) -> tuple[Floats | None, str]:
+def _probabilities(pool: LivePool, rows: Rows) -> tuple[Floats | None, str]:
     generation = pool.generation
     if generation is None or pool.probabilities is None:
         return _votes(pool, rows, "raw"), "raw"
@@ -52,38 +61,54 @@ def _probabilities(pool: LivePool, rows: Sequence[int]) -> tuple[Floats | None, 
     votes = None if how == "head" else _votes(pool, rows, space)
     if how in ("knn-raw", "knn-head"):
         return votes, space
-    head = np.zeros((len(rows), len(pool.spec.classes)), np.float32)
-    for column, label in enumerate(generation.classes):
-        if label in pool.classes:
-            head[:, pool.classes[label]] = pool.probabilities[rows, column]
-    if votes is None:
+    head = _head(pool, rows)
+    if votes is None or head is None:
         return head, "head"
     return np.asarray((votes + head) / 2, np.float32), space
 
 
-def _votes(pool: LivePool, rows: Sequence[int], space: str) -> Floats | None:
+def _head(pool: LivePool, rows: Rows) -> Floats | None:
+    """The head's probabilities (n, C) in the order of the label config; None where there is no head."""
+    generation, learnt = pool.generation, pool.probabilities
+    if generation is None or learnt is None:
+        return None
+    head = np.zeros((len(rows), len(pool.spec.classes)), np.float32)
+    for column, label in enumerate(generation.classes):
+        if label in pool.classes:
+            head[:, pool.classes[label]] = learnt[rows, column]
+    return head
+
+
+def _votes(pool: LivePool, rows: Rows, space: str, *, bulk: bool = False) -> Floats | None:
     """kNN votes of the labelled images; None where there is no label yet."""
-    vectors, classes, multiple = pool.vectors(space), len(pool.spec.classes), pool.spec.multiple
-    if len(rows) > BULK:
-        labelled = (pool.states == LabelState.LABELLED) & pool.known
-        if not multiple:
-            labelled &= pool.targets >= 0
-        teachers = np.flatnonzero(labelled)
+    classes, multiple = len(pool.spec.classes), pool.spec.multiple
+    if bulk or len(rows) > BULK:
+        with pool.lock:  # only to gather: nobody's submit waits for the product
+            vectors, labelled = pool.vectors(space), (pool.states == LabelState.LABELLED) & pool.known
+            if not multiple:
+                labelled &= pool.targets >= 0
+            teachers = np.flatnonzero(labelled)
+            asked, known, targets = vectors[rows], vectors[teachers], pool.targets[teachers]
         if not len(teachers):
             return None
-        return knn.vote_all(
-            vectors[rows], vectors[teachers], pool.targets[teachers], classes, NEIGHBOURS, multiple=multiple
-        )
+        return knn.vote_all(asked, known, targets, classes, NEIGHBOURS, multiple=multiple)
     votes = np.zeros((len(rows), classes), np.float32)
     heard = False
-    for position, row in enumerate(rows):
-        tasks, similarities = pool.index.neighbours(space, vectors[row], NEIGHBOURS + 1, LabelState.LABELLED)
-        others = tasks != pool.ids[row]
-        tasks, similarities = tasks[others][:NEIGHBOURS], similarities[others][:NEIGHBOURS]
-        if len(tasks):
-            heard = True
-            targets = pool.targets[[pool.row_of[task] for task in tasks]]
-            votes[position] = knn.vote(similarities[None], targets[None], classes, multiple=multiple)[0]
+    with pool.lock:
+        vectors = pool.vectors(space)
+        for position, row in enumerate(rows):
+            found = pool.index.neighbours(space, vectors[row], NEIGHBOURS + 1, LabelState.LABELLED)
+            there = [
+                (similarity, pool.row_of[task])
+                for task, similarity in zip(found[0].tolist(), found[1].tolist(), strict=True)
+                if task in pool.row_of and pool.row_of[task] != row
+            ][:NEIGHBOURS]
+            if there:
+                heard = True
+                similarities, rows_of = zip(*there, strict=True)
+                votes[position] = knn.vote(
+                    np.array([similarities]), pool.targets[list(rows_of)][None], classes, multiple=multiple
+                )[0]
     return votes if heard else None
 
 

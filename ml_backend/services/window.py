@@ -5,7 +5,10 @@ Among them the lowest score comes first, so the window is a stack: pushed in fro
 
 from __future__ import annotations
 
+import heapq
 import logging
+import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,15 +22,21 @@ log = logging.getLogger(__name__)
 
 RESOLVED_AT_ONCE = 200
 """Prediction ids that are looked up in one go."""
+ARRIVAL_SECONDS = 30.0
+"""How long Label Studio may take to store a prediction that it was handed in an answer or an import."""
 
 
 @dataclass(slots=True)
 class Place:
-    """A task's prediction row in Label Studio: its id (0: not known), its score, and the labels it shows."""
+    """A task's prediction row in Label Studio: its id (0: not known), its score, and the labels it shows.
+
+    While a write of it is under way (``writing``) it is newer than the shared state.
+    """
 
     prediction: PredictionId
     score: float
     labels: tuple[str, ...] | None = None
+    writing: int = 0
 
 
 class Window:
@@ -36,37 +45,69 @@ class Window:
     def __init__(self, state: State) -> None:
         self.state = state
         self.places: dict[TaskId, Place] = {}
-        self._pending: set[TaskId] = set()
+        self._pending: dict[TaskId, float] = {}
+        self._heap: list[tuple[float, TaskId]] = []
+        self._lock = threading.RLock()
+        self._writers = [threading.Lock() for _ in range(64)]
 
     def __contains__(self, task: TaskId) -> bool:
         return task in self.places
 
     def open(self, live: LivePool) -> dict[TaskId, Place]:
         """Places whose task is still to be labelled."""
-        return {
-            task: place
-            for task, place in list(self.places.items())
-            if (row := live.row_of.get(task)) is not None and live.states[row] == LabelState.OPEN
-        }
+        return {task: place for task, place in list(self.places.items()) if _is_open(live, task)}
+
+    def front(self, live: LivePool) -> float:
+        """The lowest score of an open place, which Label Studio serves next; infinite without one."""
+        with self._lock:
+            while self._heap:
+                score, task = self._heap[0]
+                place = self.places.get(task)
+                if place is not None and place.score == score and _is_open(live, task):
+                    return score
+                heapq.heappop(self._heap)  # moved, labelled or gone; ``reopen`` brings it back
+        return float("inf")
+
+    def reopen(self, tasks: Iterable[TaskId]) -> None:
+        """Tasks that are to be labelled once more, where their predictions still stand."""
+        with self._lock:
+            for task in tasks:
+                if (place := self.places.get(task)) is not None:
+                    heapq.heappush(self._heap, (place.score, task))
+
+    def forget(self, tasks: Iterable[TaskId]) -> None:
+        """Tasks that were deleted in Label Studio, predictions and all."""
+        with self._lock:
+            for task in tasks:
+                self.places.pop(task, None)
+                self._pending.pop(task, None)
 
     def load(self, rows: Mapping[TaskId, tuple[PredictionId, float]]) -> None:
-        """Take the window from the shared state, keeping what is known of the labels shown."""
-        known = self.places
-        self.places = {
-            task: Place(
-                number, score, known[task].labels if task in known and known[task].score == score else None
-            )
-            for task, (number, score) in rows.items()
-        }
-        self._pending = {task for task, (number, _) in rows.items() if not number}
+        """Take the window from the shared state, keeping the labels shown and what is being written."""
+        with self._lock:
+            for task in [t for t, place in self.places.items() if t not in rows and not place.writing]:
+                del self.places[task]
+            for task, (number, score) in rows.items():
+                place = self.places.get(task)
+                if place is None:
+                    self.places[task] = Place(number, score)
+                elif not place.writing:
+                    place.labels = place.labels if place.score == score else None
+                    place.prediction, place.score = number, score
+            now = time.monotonic()
+            self._pending = {t: self._pending.get(t, now) for t, p in self.places.items() if not p.prediction}
+            self._heap = [(place.score, task) for task, place in self.places.items()]
+            heapq.heapify(self._heap)
 
     def stage(self, live: LivePool, task: TaskId, suggestion: Suggestion) -> float:
-        """Give the task a place in front of everything; ``write`` tells Label Studio."""
-        score = float(self.state.push_scores(live.ref, 1)[0])
-        place = self.places.get(task)
-        number = PredictionId(0) if place is None else place.prediction
-        self.places[task] = Place(number, score, suggestion.labels)
-        return score
+        """Give the task a place in front of everything; ``write`` must follow, and tells Label Studio."""
+        with self._lock:
+            score = float(self.state.push_scores(live.ref, 1)[0])
+            place = self.places.setdefault(task, Place(PredictionId(0), score))
+            place.score, place.labels = score, suggestion.labels
+            place.writing += 1
+            heapq.heappush(self._heap, (score, task))
+            return score
 
     def write(
         self, live: LivePool, task: TaskId, score: float, suggestion: Suggestion, studio: LabelStudio
@@ -75,65 +116,102 @@ class Window:
         place = self.places.get(task)
         if place is None:
             return
-        shown = result(live.spec, suggestion)
-        number = place.prediction
         try:
-            if not number and task in self._pending:
-                number = next((p.id for p in studio.predictions(live.ref.id, [task])), number)
-            if number:
-                try:
-                    studio.update_prediction(number, score, shown)
-                except NotFound:
-                    number = PredictionId(0)
-            if not number:
-                number = studio.create_prediction(live.ref.id, task, score, shown)
+            with self._writers[task % len(self._writers)]:
+                if place.score == score:  # else a newer write of this task is under way
+                    self._tell(live, task, place, suggestion, studio)
         except RushError as error:
-            self._pending.add(task)  # it may have arrived all the same
+            self._pending.setdefault(task, time.monotonic())  # it may have arrived all the same
             place.labels = None
             log.warning("project %s: task %s not put in front: %s", live.ref.id, task, error)
-            return
-        self._pending.discard(task)
+        finally:
+            with self._lock:
+                place.writing -= 1
+
+    def _tell(
+        self, live: LivePool, task: TaskId, place: Place, suggestion: Suggestion, studio: LabelStudio
+    ) -> None:
+        shown, score, number = result(live.spec, suggestion), place.score, place.prediction
+        awaited = not number and task in self._pending
+        if awaited:
+            number = next((p.id for p in studio.predictions(live.ref.id, [task])), number)
+        if number:
+            try:
+                studio.update_prediction(number, score, shown)
+            except NotFound:
+                number = PredictionId(0)
+        if not number:
+            number = studio.create_prediction(live.ref.id, task, score, shown)
+        elif awaited:
+            self._pending.pop(task, None)
         place.prediction = number
-        self.state.set_window(live.ref, {task: (number, place.score)})
+        self.state.set_window(live.ref, {task: (number, score)})
 
     def append(
         self, live: LivePool, tasks: Sequence[TaskId], suggestions: Iterable[Suggestion]
     ) -> list[float]:
         """Give tasks places behind everything; whoever writes them is followed by ``resolve``."""
-        scores = [float(score) for score in self.state.append_scores(live.ref, len(tasks))]
-        for task, score, suggestion in zip(tasks, scores, suggestions, strict=True):
-            self.places[task] = Place(PredictionId(0), score, suggestion.labels)
-            self._pending.add(task)
+        with self._lock:
+            scores = [float(score) for score in self.state.append_scores(live.ref, len(tasks))]
+            for task, score, suggestion in zip(tasks, scores, suggestions, strict=True):
+                self.places[task] = Place(PredictionId(0), score, suggestion.labels)
+                self._pending[task] = time.monotonic()
+                heapq.heappush(self._heap, (score, task))
+            rows = {task: (PredictionId(0), score) for task, score in zip(tasks, scores, strict=True)}
+            self.state.set_window(live.ref, rows)
         return scores
 
     def write_all(
         self, live: LivePool, tasks: Sequence[TaskId], suggestions: Sequence[Suggestion], studio: LabelStudio
-    ) -> None:
-        """Append predictions for tasks that have none, in one request."""
-        scores = self.append(live, tasks, suggestions)
+    ) -> int:
+        """Append predictions for those tasks that have none, in one request; returns how many."""
+        with self._lock:
+            lacking = [(t, s) for t, s in zip(tasks, suggestions, strict=True) if t not in self.places]
+            scores = self.append(live, [task for task, _ in lacking], [shown for _, shown in lacking])
         body = [
             {"task": task, **prediction(live.spec, suggestion, score)}
-            for task, suggestion, score in zip(tasks, suggestions, scores, strict=True)
+            for (task, suggestion), score in zip(lacking, scores, strict=True)
         ]
-        try:
-            studio.import_predictions(live.ref.id, body)
-        finally:
-            self.resolve(live, studio)
+        if body:
+            try:
+                studio.import_predictions(live.ref.id, body)
+            finally:
+                self.resolve(live, studio)
+        return len(body)
 
     def resolve(self, live: LivePool, studio: LabelStudio) -> None:
-        """Find out the prediction ids of rows that Label Studio numbered; forget places that it has not."""
+        """Find out the prediction ids of rows that Label Studio numbered.
+
+        Places that it has not stored after a while are forgotten, second rows of a task are deleted.
+        """
         tasks = list(self._pending)[:RESOLVED_AT_ONCE]
         if not tasks:
             return
-        found = {row.task: row for row in studio.predictions(live.ref.id, tasks)}
-        with live.lock:
+        late = time.monotonic() - ARRIVAL_SECONDS
+        found: dict[TaskId, list[PredictionId]] = {}
+        for row in studio.predictions(live.ref.id, tasks):
+            found.setdefault(row.task, []).append(row.id)
+        rows: dict[TaskId, tuple[PredictionId, float]] = {}
+        lost: list[TaskId] = []
+        surplus: list[PredictionId] = []
+        with self._lock:
             for task in tasks:
-                place, row = self.places.get(task), found.get(task)
-                if place is not None and row is not None:
-                    place.prediction = place.prediction or row.id
-                elif place is not None and not place.prediction:
-                    del self.places[task]
-            self._pending.difference_update(tasks)
-            rows = {task: (p.prediction, p.score) for task in tasks if (p := self.places.get(task))}
+                place, numbers = self.places.get(task), found.get(task, [])
+                if place is not None and numbers:
+                    place.prediction = place.prediction if place.prediction in numbers else numbers[-1]
+                    surplus += [number for number in numbers if number != place.prediction]
+                    rows[task] = (place.prediction, place.score)
+                    self._pending.pop(task, None)
+                elif place is None or (self._pending.get(task, 0.0) < late and not place.writing):
+                    self.places.pop(task, None)
+                    self._pending.pop(task, None)
+                    lost.append(task)
         self.state.set_window(live.ref, rows)
-        self.state.drop_window(live.ref, [task for task in tasks if task not in rows])
+        self.state.drop_window(live.ref, lost)
+        for number in surplus:
+            studio.delete_prediction(number)
+
+
+def _is_open(live: LivePool, task: TaskId) -> bool:
+    row = live.row_of.get(task)
+    return row is not None and bool(live.states[row] == LabelState.OPEN)
