@@ -66,7 +66,7 @@ class RqJobs:
                 timeout=TIMEOUTS.get(job, TIMEOUT),
                 result_ttl=0,
                 failure_ttl=FAILURE_TTL,
-                description=f"{job} of project {project.id}",
+                description=f"{job} of project {project.id} at {project.origin}",
                 meta={"lock": f"rush:running:{project.slug}:{job}"},
                 pipeline=pipe,
             )
@@ -97,7 +97,10 @@ class WarmWorker(SimpleWorker):
         """Run the job while holding its lock."""
         with held(self.connection, job.get_meta(refresh=False).get("lock", job.id)) as free:
             if free:
+                began = time.monotonic()
+                log.info("%s begins.", job.description)
                 super().execute_job(job, queue)
+                log.info("%s took %.1f s.", job.description, time.monotonic() - began)
                 return
         queue.push_job_id(job.id)
         time.sleep(BUSY_SECONDS)

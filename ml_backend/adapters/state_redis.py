@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -133,7 +132,7 @@ class RedisState:
             for some in _batches(annotations):
                 with redis.pipeline() as pipe:
                     pipe.sadd(PROJECTS, _entry(project))
-                    rows = {str(a.id): json.dumps(asdict(a)) for a in some}
+                    rows = {str(a.id): _text(a) for a in some}
                     pipe.hset(_name(project, "annotations"), mapping=rows)
                     pipe.zadd(_name(project, "annotated"), {str(a.id): int(a.task) for a in some})
                     pipe.execute()
@@ -283,9 +282,15 @@ def _entry(project: ProjectRef) -> str:
     return json.dumps([project.origin, project.id])
 
 
+def _text(a: Annotation) -> str:
+    return json.dumps(
+        [a.id, a.task, a.annotator, a.labels, a.skipped, a.lead_time, a.created_at, a.suggested]
+    )
+
+
 def _annotation(text: str) -> Annotation:
-    fields = json.loads(text)
-    return Annotation(**{**fields, "labels": tuple(fields["labels"])})
+    number, task, annotator, labels, *rest = json.loads(text)
+    return Annotation(number, task, annotator, tuple(labels), *rest)
 
 
 def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
