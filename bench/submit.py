@@ -20,7 +20,7 @@ from data import cifar10_features
 from stack import Stack, answer, label_config, stack, store_features
 
 import strategies
-from ml_backend.bootstrap import connect
+from ml_backend.commands import connect
 from ml_backend.content import content_key
 from ml_backend.jobs import learner
 
@@ -34,7 +34,7 @@ def project_with(
     config = label_config(sorted(set(labels)))
     number = studio.call("POST", "/api/projects", json={"title": title, "label_config": config})["id"]
     if rush:
-        connect(studio.parts.settings, project=number)
+        connect(studio.parts, number)
     tasks: list[dict[str, Any]] = [
         {"data": {"image": f"/data/local-files/?d={key}.jpg"}, "meta": {"rush": {"key": key}}} for key in keys
     ]
