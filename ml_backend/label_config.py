@@ -22,7 +22,7 @@ class _NoDoctype(ET.TreeBuilder):
 def parse_label_config(xml: str) -> LabelSpec:
     """The first Choices control on an Image whose classes are fixed; UnusableConfig says why there is none.
 
-    Classes are what Label Studio stores in results: a choice's ``alias``, or its ``value`` where it has none.
+    Classes are what results store: a choice's ``alias`` where it has one, else its ``value``.
     """
     root = _parse(xml)
     images = {tag.get("name", ""): tag for tag in _tags(root, "image")}

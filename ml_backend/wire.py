@@ -21,6 +21,7 @@ from ml_backend.domain import (
 from ml_backend.errors import BadRequest
 
 M = TypeVar("M", bound=BaseModel)
+_FAR = 2.0**40
 
 
 class _Wire(BaseModel):
@@ -213,9 +214,22 @@ def result(spec: LabelSpec, suggestion: Suggestion) -> list[dict[str, Any]]:
     ]
 
 
-def prediction(spec: LabelSpec, suggestion: Suggestion, score: float) -> dict[str, Any]:
-    """A prediction object as /predict and the import request carry it; lower scores are served first."""
-    return {"model_version": MODEL_VERSION, "score": float(score), "result": result(spec, suggestion)}
+def score_of(place: float) -> float:
+    """A place in the queue as a prediction score: same order, exact for whole places up to 2**40 either way.
+
+    Scores stay in [0, 1] because Label Studio leaves others out of bulk imports without a word.
+    """
+    return 0.5 + max(-_FAR, min(_FAR, float(place))) / (2 * _FAR)
+
+
+def place_of(score: float) -> float:
+    """The place in the queue that a prediction score stands for; inverse of ``score_of``."""
+    return (float(score) - 0.5) * (2 * _FAR)
+
+
+def prediction(spec: LabelSpec, suggestion: Suggestion, place: float) -> dict[str, Any]:
+    """A prediction object as /predict and the import requests carry it; lower places are served first."""
+    return {"model_version": MODEL_VERSION, "score": score_of(place), "result": result(spec, suggestion)}
 
 
 def coordinates(x: float, y: float, cluster: int, generation: int, key: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ml_backend.domain import (
     TaskRecord,
 )
 from ml_backend.errors import LabelStudioError, NotFound
-from ml_backend.wire import annotation
+from ml_backend.wire import annotation, place_of, score_of
 
 PAGE = 500
 BULK_TIMEOUT = 600.0
@@ -121,11 +121,11 @@ class HttpLabelStudio:
     def create_prediction(
         self, project: int, task: TaskId, score: float, result: list[dict[str, Any]]
     ) -> PredictionId:
-        """Create the task's prediction of our model version; NotFound if the task is gone."""
+        """Create the task's prediction at this place in the queue; NotFound if the task is gone."""
         body = {
             "project": project,
             "task": task,
-            "score": score,
+            "score": score_of(score),
             "result": result,
             "model_version": MODEL_VERSION,
         }
@@ -140,9 +140,9 @@ class HttpLabelStudio:
         return PredictionId(_object(reply)["id"])
 
     def update_prediction(self, prediction: PredictionId, score: float, result: list[dict[str, Any]]) -> None:
-        """One PATCH of score and result together; NotFound if the prediction is gone."""
+        """One PATCH of place in the queue and result together; NotFound if the prediction is gone."""
         path = f"/api/predictions/{prediction}/"
-        body = {"score": score, "result": result}
+        body = {"score": score_of(score), "result": result}
         self._http.request("PATCH", path, json=body, timeout=self._prediction_timeout)
 
     def delete_prediction(self, prediction: PredictionId) -> None:
@@ -153,7 +153,11 @@ class HttpLabelStudio:
             return
 
     def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int:
-        """Append many predictions in one request; returns how many were created."""
+        """Append many predictions in one request; returns how many were created.
+
+        Each is ``{"task": id}`` with what ``wire.prediction`` gives. Label Studio leaves out, without a word,
+        what doesn't fit the label config or has a score outside of [0, 1].
+        """
         if not predictions:
             return 0
         path = f"/api/projects/{project}/import/predictions"
@@ -174,7 +178,7 @@ class HttpLabelStudio:
         for params in pages:
             for row in self._prediction_page(params):
                 if row["project"] == project and (wanted is None or row["task"] in wanted):
-                    score = None if row["score"] is None else float(row["score"])
+                    score = None if row["score"] is None else place_of(row["score"])
                     version = row["model_version"] or ""
                     rows.append(PredictionRow(PredictionId(row["id"]), TaskId(row["task"]), score, version))
         return rows

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ml_backend.adapters.label_studio import PAGE, HttpLabelStudio
 from ml_backend.adapters.servers import LocalLabelStudio, free_port
-from ml_backend.domain import MODEL_VERSION, PredictionId, TaskId
+from ml_backend.domain import MODEL_VERSION, LabelSpec, PredictionId, Suggestion, TaskId
 from ml_backend.errors import BadImage, LabelStudioError, NotFound, Unauthorized
+from ml_backend.wire import prediction
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
 CAT = [{"from_name": "kind", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}]
 DOG = [{"from_name": "kind", "to_name": "image", "type": "choices", "value": {"choices": ["dog"]}}]
+SPEC = LabelSpec("kind", "image", "image", ("cat", "dog"))
 PIXELS = b"\x89PNG not really, but bytes are bytes"
 numbers = itertools.count(1)
+
+
+def connected(origin: str, token: str, **settings: Any) -> closing[HttpLabelStudio]:
+    return closing(HttpLabelStudio(origin, token, **settings))
 
 
 @pytest.fixture(scope="module")
@@ -62,13 +69,13 @@ def test_records_carry_data_meta_predictions_and_skipped_annotations(
 ) -> None:
     sent = tasks(3)
     sent[0]["meta"] = {"rush": {"x": 0.5}}
-    sent[0]["predictions"] = [{"model_version": MODEL_VERSION, "score": -2.5, "result": DOG}]
+    sent[0]["predictions"] = [prediction(SPEC, Suggestion(("dog",), 0.5), -2)]
     first, second, third = studio.import_tasks(project, sent)
     labelled, skipped = annotate(studio, first), annotate(studio, second, skipped=True)
     records = {record.task.id: record for record in studio.records(project)}
     assert records[first].task.meta == {"rush": {"x": 0.5}}
-    [prediction] = records[first].predictions
-    assert (prediction.task, prediction.score, prediction.model_version) == (first, -2.5, MODEL_VERSION)
+    [row] = records[first].predictions
+    assert (row.task, row.score, row.model_version) == (first, -2, MODEL_VERSION)
     [answer] = records[first].annotations
     assert (answer.id, answer.task, answer.labels, answer.skipped) == (labelled, first, ("cat",), False)
     assert answer.lead_time == 1.5
@@ -113,20 +120,22 @@ def test_a_project_without_an_open_task_has_no_next_one(studio: HttpLabelStudio,
 def test_predictions_are_found_by_project_and_by_task(studio: HttpLabelStudio, project: int) -> None:
     ids = studio.import_tasks(project, tasks(5))
     assert studio.predictions(project) == []
-    body = [{"task": t, "score": float(t), "result": CAT, "model_version": MODEL_VERSION} for t in ids[:4]]
+    places = dict(zip(ids[:4], (-(2**40), -3, 0, 2**33 + 1), strict=True))
+    cat = Suggestion(("cat",), 0.5)
+    body = [{"task": task, **prediction(SPEC, cat, place)} for task, place in places.items()]
     assert studio.import_predictions(project, body) == 4
     assert studio.import_predictions(project, []) == 0
     rows = studio.predictions(project)
-    assert {row.task: row.score for row in rows} == {task: float(task) for task in ids[:4]}
+    assert {row.task: row.score for row in rows} == places
     for wanted in ([], ids[:1], ids[1:3], ids[1:5]):
         assert {row.task for row in studio.predictions(project, wanted)} == set(wanted) & set(ids[:4])
 
 
 def test_deleting_a_prediction_twice_is_fine(studio: HttpLabelStudio, project: int) -> None:
     [task] = studio.import_tasks(project, tasks(1))
-    prediction = studio.create_prediction(project, task, 0.0, CAT)
-    studio.delete_prediction(prediction)
-    studio.delete_prediction(prediction)
+    made = studio.create_prediction(project, task, 0.0, CAT)
+    studio.delete_prediction(made)
+    studio.delete_prediction(made)
     assert studio.predictions(project, [task]) == []
 
 
@@ -164,17 +173,17 @@ def test_refusals_carry_label_studios_own_words(studio: HttpLabelStudio, project
 
 def test_a_wrong_token_is_unauthorized_and_never_quoted(label_studio: LocalLabelStudio) -> None:
     for token in ("f" * 40, "aaaa.bbbb.cccc"):
-        with pytest.raises(Unauthorized, match="answered 401") as caught:
-            HttpLabelStudio(label_studio.url, token).project(1)
+        with connected(label_studio.url, token) as client, pytest.raises(Unauthorized) as caught:
+            client.project(1)
+        assert "answered 401" in str(caught.value)
         assert token not in str(caught.value)
 
 
 def test_a_server_that_is_not_there_is_named() -> None:
     port = free_port()
-    with pytest.raises(
-        LabelStudioError, match=rf"can't be reached: GET http://127.0.0.1:{port}/api/projects/1/"
-    ):
-        HttpLabelStudio(f"http://127.0.0.1:{port}", "t").project(1)
+    with connected(f"http://127.0.0.1:{port}", "t") as client, pytest.raises(LabelStudioError) as caught:
+        client.project(1)
+    assert f"can't be reached: GET http://127.0.0.1:{port}/api/projects/1/" in str(caught.value)
 
 
 def test_a_personal_access_token_is_exchanged_renewed_and_survives_a_401(
@@ -217,7 +226,7 @@ class Elsewhere(BaseHTTPRequestHandler):
         if self.path != "/endless.png":
             self.send_header("Content-Length", str(len(PIXELS)))
         self.end_headers()
-        with contextlib.suppress(OSError):  # the client hangs up on what is too large
+        with suppress(OSError):  # the client hangs up on what is too large
             self.wfile.write(PIXELS if self.path != "/endless.png" else b"x" * 500_000)
         self.close_connection = True
 
