@@ -1,0 +1,242 @@
+"""Hand-written stand-ins for what can't be real in a unit test: Label Studio, the index, the job queue."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml_backend.adapters.artifacts import FileArtifacts
+from ml_backend.adapters.features import FileFeatures
+from ml_backend.adapters.state_redis import RedisState
+from ml_backend.domain import (
+    SPACE_DIM,
+    Annotation,
+    AnnotationId,
+    ContentKey,
+    LabelState,
+    PredictionId,
+    PredictionRow,
+    ProjectRef,
+    TaskId,
+)
+from ml_backend.errors import LabelStudioError, NotFound
+from ml_backend.generation import Array, Floats, Generation, Pca, Projection, normalise
+from ml_backend.services.project import Backend, Project
+from ml_backend.settings import Settings
+
+CONFIG = """<View><Image name="image" value="$image"/><Choices name="label" toName="image" choice="single">
+<Choice value="a"/><Choice value="b"/><Choice value="c"/></Choices></View>"""
+MULTIPLE = CONFIG.replace('"single"', '"multiple"')
+
+
+class FakeLabelStudio:
+    """Predictions of one project, served by Label Studio's rule: lowest score among open, unlocked tasks."""
+
+    def __init__(self) -> None:
+        self.origin = "http://studio"
+        self.rows: dict[PredictionId, tuple[TaskId, float, list[dict[str, Any]]]] = {}
+        self.closed: set[TaskId] = set()
+        self.locks: dict[TaskId, int] = {}
+        self.writes = 0
+        self.down = False
+        self._ids = 0
+
+    def _write(self) -> None:
+        if self.down:
+            raise LabelStudioError("Label Studio is down.")
+        self.writes += 1
+
+    def create_prediction(
+        self, project: int, task: TaskId, score: float, result: list[dict[str, Any]]
+    ) -> PredictionId:
+        self._write()
+        self._ids += 1
+        self.rows[PredictionId(self._ids)] = (task, score, result)
+        return PredictionId(self._ids)
+
+    def update_prediction(self, prediction: PredictionId, score: float, result: list[dict[str, Any]]) -> None:
+        self._write()
+        if prediction not in self.rows:
+            raise NotFound(f"No prediction {prediction}.")
+        self.rows[prediction] = (self.rows[prediction][0], score, result)
+
+    def delete_prediction(self, prediction: PredictionId) -> None:
+        self.rows.pop(prediction, None)
+
+    def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int:
+        for row in predictions:
+            self.create_prediction(project, row["task"], row["score"], row["result"])
+        return len(predictions)
+
+    def predictions(self, project: int, tasks: Sequence[TaskId] | None = None) -> list[PredictionRow]:
+        if self.down:
+            raise LabelStudioError("Label Studio is down.")
+        return [
+            PredictionRow(number, task, score, "rush")
+            for number, (task, score, _) in self.rows.items()
+            if tasks is None or task in tasks
+        ]
+
+    def serve(self, user: int) -> TaskId | None:
+        """The task that this user gets next, which is then locked for them."""
+        mine = [task for task, owner in self.locks.items() if owner == user and task not in self.closed]
+        waiting = sorted(
+            (score, task)
+            for task, score, _ in self.rows.values()
+            if task not in self.closed and task not in self.locks
+        )
+        task = mine[0] if mine else (waiting[0][1] if waiting else None)
+        if task is not None:
+            self.locks[task] = user
+        return task
+
+
+class FakeIndex:
+    """Exact neighbours by brute force."""
+
+    def __init__(self) -> None:
+        self.state: dict[int, LabelState] = {}
+        self.spaces: dict[int, dict[str, Floats]] = {}
+
+    def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
+        self.state, self.spaces = {}, {}
+        self.upsert(tasks, vectors, states)
+
+    def upsert(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
+        for n, task in enumerate(np.asarray(tasks).tolist()):
+            self.state[task] = LabelState(int(states[n]))
+            self.spaces[task] = {space: rows[n].copy() for space, rows in vectors.items()}
+
+    def mark(self, tasks: Sequence[int], state: LabelState) -> None:
+        for task in tasks:
+            if task in self.state:
+                self.state[task] = state
+
+    def delete(self, tasks: Sequence[int]) -> None:
+        for task in tasks:
+            self.state.pop(task, None)
+            self.spaces.pop(task, None)
+
+    def neighbours(self, space: str, vector: Floats, k: int, state: LabelState) -> tuple[Array, Floats]:
+        ids = np.array([task for task, found in self.state.items() if found == state], np.int64)
+        if not len(ids):
+            return ids, np.empty(0, np.float32)
+        near = np.stack([self.spaces[task][space] for task in ids.tolist()]) @ vector
+        order = np.argsort(-near, kind="stable")[:k]
+        return ids[order], near[order]
+
+    def vectors(self, space: str, tasks: Sequence[int]) -> dict[int, Floats]:
+        return {task: self.spaces[task][space] for task in tasks if task in self.spaces}
+
+    def __len__(self) -> int:
+        return len(self.state)
+
+    def close(self) -> None: ...
+
+
+class FakeJobs:
+    """Remembers what was to be done."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, dict[str, Any]]] = []
+
+    def enqueue(self, job: str, project: ProjectRef, **arguments: Any) -> None:
+        self.asked.append((job, arguments))
+
+
+def key_of(task: int) -> ContentKey:
+    return ContentKey(f"{task:032x}")
+
+
+def points(count: int, seed: int = 0, regions: int = 3) -> tuple[Floats, Array]:
+    """(count, SPACE_DIM) unit vectors in well separated regions, and the region of each."""
+    rng = np.random.default_rng(seed)
+    region = np.arange(count) % regions
+    rows = np.eye(SPACE_DIM)[region] + 0.05 * rng.standard_normal((count, SPACE_DIM))
+    return normalise(rows), region
+
+
+@dataclass
+class World:
+    """A project of ``count`` embedded tasks numbered from 1 over real state, features and artifacts."""
+
+    state: RedisState
+    count: int = 30
+    config: str = CONFIG
+    window: int = 10
+    strategy: str = "cluster_chain"
+    embedded: bool = True
+    studio: FakeLabelStudio = field(default_factory=FakeLabelStudio)
+    jobs: FakeJobs = field(default_factory=FakeJobs)
+    index: FakeIndex = field(default_factory=FakeIndex)
+    last: int = 0
+
+    def __post_init__(self) -> None:
+        self.ref = ProjectRef("http://studio", 1)
+        folder = Path(tempfile.mkdtemp(prefix="rush-"))
+        artifacts, features = FileArtifacts(folder), FileFeatures(folder / "features", "plain", SPACE_DIM)
+        self.tasks = [TaskId(n + 1) for n in range(self.count)]
+        rows, self.region = points(max(self.count, 3))
+        rows, self.region = rows[: self.count], self.region[: self.count]
+        if self.embedded and self.count:
+            keys = [key_of(task) for task in self.tasks]
+            features.append(keys, rows)
+            identity = Pca(np.zeros(SPACE_DIM, np.float32), np.eye(SPACE_DIM, dtype=np.float32))
+            artifacts.publish_generation(self.ref, Generation(0, "plain", identity))
+            artifacts.publish_projection(
+                self.ref,
+                Projection(
+                    0,
+                    np.array(keys),
+                    rows[:, :2],
+                    self.region.astype(np.int32),
+                    np.linspace(0.5, 0.9, self.count, dtype=np.float32),
+                    np.eye(SPACE_DIM, dtype=np.float32)[:3],
+                ),
+            )
+        self.state.set_options(self.ref, label_config=self.config, strategy=self.strategy)
+        known = {task: key_of(task) if self.embedded else ContentKey("") for task in self.tasks}
+        self.state.set_tasks(self.ref, known)
+        settings = Settings(_env_file=None, window=self.window, sync_seconds=0)
+        self.backend = Backend(
+            settings, self.state, artifacts, features, self.jobs, self.studio, lambda ref: self.index
+        )
+        self.project = Project(self.ref, self.backend)
+
+    @property
+    def queue(self) -> Any:
+        return self.project.queue
+
+    def label_of(self, task: TaskId) -> str:
+        return "abc"[int(self.region[task - 1])]
+
+    def answer(
+        self,
+        task: TaskId,
+        label: str | None = None,
+        who: int = 1,
+        number: int | None = None,
+        skipped: bool = False,
+    ) -> Any:
+        """Someone submits; Label Studio has closed the task by the time of the webhook's answer."""
+        if number is None:
+            self.last = number = self.last + 1
+        self.studio.closed.add(task)
+        self.studio.locks.pop(task, None)
+        labels: Iterable[str] = () if skipped else (label or self.label_of(task),)
+        return self.project.annotated(
+            Annotation(
+                AnnotationId(number), task, who, tuple(labels), skipped, 1.0, f"2026-01-01T{number:06d}"
+            )
+        )
+
+    def settle(self, turns: int = 3) -> None:
+        """Do what the keeper does between requests."""
+        for _ in range(turns):
+            self.project.queue.rank(self.project.live)
+            self.project.queue.refill(self.project.live, self.studio)

@@ -1,0 +1,141 @@
+"""The web host over real state: Label Studio's recorded requests, and everything that can be wrong with one."""
+
+import base64
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from redis import Redis
+
+from ml_backend.adapters.state_redis import RedisState
+from ml_backend.app import create_app
+from ml_backend.services.projects import Projects
+from ml_backend.settings import Settings
+from tests.fakes import CONFIG, World
+
+FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "label_studio_1.23.2").glob("*.json"))
+
+
+@pytest.fixture
+def world(redis_url: str) -> Iterator[World]:
+    with Redis.from_url(redis_url) as client:
+        client.flushall()
+    state = RedisState(redis_url)
+    yield World(state)
+    state.close()
+
+
+def client_of(world: World, **settings: Any) -> FlaskClient:
+    return create_app(
+        Settings(_env_file=None, **settings), Projects(world.backend, "http://studio")
+    ).test_client()
+
+
+@pytest.fixture
+def client(world: World) -> FlaskClient:
+    return client_of(world)
+
+
+@pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
+def test_every_recorded_request_is_answered(client: FlaskClient, path: Path) -> None:
+    recorded = json.loads(path.read_text())
+    answer = client.open(recorded["path"], method=recorded["method"], json=recorded["body"])
+    assert answer.status_code == 200, answer.json
+    if recorded["path"] == "/predict":
+        assert len(answer.json["results"]) == len(recorded["body"]["tasks"])
+
+
+def test_setup_names_the_version_that_the_queue_is_filtered_by(client: FlaskClient) -> None:
+    assert client.post("/setup", json={"project": "1.5", "schema": CONFIG}).json == {"model_version": "rush"}
+
+
+def test_predictions_keep_length_and_order_and_are_empty_for_unknown_images(
+    client: FlaskClient, world: World
+) -> None:
+    world.answer(world.tasks[0], "a")
+    tasks = [{"id": number, "data": {}} for number in (7, 999, 4, 7)]
+    results = client.post("/predict", json={"tasks": tasks, "project": "1.0"}).json["results"]
+    shown = [row["result"] and row["result"][0]["value"]["choices"] for row in results]
+    assert shown == [["a"], [], ["a"], ["a"]]
+
+
+def test_a_submit_moves_the_queue(client: FlaskClient, world: World) -> None:
+    body = json.loads(next(p for p in FIXTURES if p.stem.startswith("submit__")).read_text())["body"]
+    assert client.post("/webhook", json=body).status_code == 200
+    assert world.state.annotations(world.ref)[0].id == 1
+    assert world.studio.serve(1) is not None
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000, b'{"tasks": 3}'])
+@pytest.mark.parametrize("path", ["/predict", "/webhook"])
+def test_what_can_not_be_read_is_a_400_with_a_message(client: FlaskClient, path: str, body: bytes) -> None:
+    answer = client.post(path, data=body)
+    assert answer.status_code == 400
+    assert answer.json["error"]
+    assert "Traceback" not in answer.text
+
+
+def test_an_unknown_project_is_a_404_that_says_how_to_connect(client: FlaskClient) -> None:
+    answer = client.post("/predict", json={"tasks": [], "project": "77.1"})
+    assert answer.status_code == 404
+    assert "rush connect --project 77" in answer.json["hint"]
+
+
+def test_a_config_with_nothing_to_predict_is_a_422_and_changes_nothing(
+    client: FlaskClient, world: World
+) -> None:
+    answer = client.post(
+        "/setup", json={"project": "1.5", "schema": '<View><Text name="t" value="$t"/></View>'}
+    )
+    assert answer.status_code == 422
+    assert world.state.options(world.ref)["label_config"] == CONFIG
+
+
+def test_a_body_over_the_limit_is_a_413(world: World) -> None:
+    answer = client_of(world, max_body_mb=0.01).post("/predict", data=b"x" * 20_000)
+    assert answer.status_code == 413
+    assert "RUSH_MAX_BODY_MB" in answer.json["hint"]
+
+
+def test_an_unknown_path_is_a_404(client: FlaskClient) -> None:
+    assert client.get("/nothing").status_code == 404
+    assert client.get("/predict").status_code == 405
+
+
+@pytest.mark.parametrize("given", [None, "rush:wrong", "someone:right", ":"])
+def test_wrong_or_missing_credentials_are_a_401(world: World, given: str | None) -> None:
+    client = client_of(world, basic_auth_user="rush", basic_auth_password="right")
+    headers = {"Authorization": "Basic " + base64.b64encode(given.encode()).decode()} if given else {}
+    assert client.post("/setup", json={}, headers=headers).status_code == 401
+    right = {"Authorization": "Basic " + base64.b64encode(b"rush:right").decode()}
+    assert client.post("/setup", json={}, headers=right).status_code == 200
+    assert client.get("/health").status_code == 200
+
+
+def test_a_webhook_without_the_secret_is_a_401_and_notes_nothing(world: World) -> None:
+    client = client_of(world, webhook_secret="word")
+    body = {"action": "START_TRAINING", "project": {"id": 1}}
+    assert client.post("/webhook", json=body).status_code == 401
+    assert world.jobs.asked == []
+    assert client.post("/webhook", json=body, headers={"X-Rush-Secret": "word"}).status_code == 200
+    assert world.jobs.asked == [("train", {"force": True})]
+
+
+def test_a_failure_of_ours_shows_no_traceback_and_is_logged_once(
+    client: FlaskClient, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def enqueue(self, *arguments: Any, **more: Any) -> None:
+            raise RuntimeError("secret detail")
+
+    object.__setattr__(world.backend, "jobs", Broken())
+    with caplog.at_level(logging.WARNING):
+        answer = client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 1}})
+    assert answer.status_code == 500
+    assert "secret detail" not in answer.text
+    assert [r for r in caplog.records if answer.json["request_id"] in r.getMessage()] == caplog.records
+    assert len(caplog.records) == 1

@@ -1,0 +1,132 @@
+"""The live pool: any sequence of events ends where a fresh load of the same annotations ends."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ml_backend.adapters.features import FileFeatures
+from ml_backend.domain import SPACE_DIM, Annotation, AnnotationId, ProjectRef, TaskId
+from ml_backend.generation import Generation, Pca
+from ml_backend.label_config import parse_label_config
+from ml_backend.services.live import LivePool
+from tests.fakes import CONFIG, MULTIPLE, FakeIndex, key_of, points
+
+REF = ProjectRef("http://studio", 1)
+COUNT = 6
+TASKS = {TaskId(n): key_of(n) for n in range(1, COUNT + 1)}
+GENERATION = Generation(0, "plain", Pca(np.zeros(SPACE_DIM, np.float32), np.eye(SPACE_DIM, dtype=np.float32)))
+
+
+@pytest.fixture(scope="module")
+def features() -> FileFeatures:
+    found = FileFeatures(Path(tempfile.mkdtemp()), "plain", SPACE_DIM)
+    found.append(list(TASKS.values()), points(COUNT)[0])
+    return found
+
+
+def pool(config: str) -> LivePool:
+    return LivePool(REF, parse_label_config(config), GENERATION, FakeIndex())
+
+
+def seen(live: LivePool) -> dict[int, object]:
+    """What matters of every task that still exists."""
+    return {
+        task: (
+            int(live.states[row]),
+            live.labels_of(row),
+            bool(live.known[row]),
+            live.raw[row].tobytes(),
+            live.index.state.get(task),
+        )
+        for task, row in live.row_of.items()
+        if live.has(task)
+    }
+
+
+# (annotation, labels, skipped); annotation n belongs to task n % COUNT + 1
+answers = st.tuples(
+    st.just("answer"),
+    st.integers(0, 11),
+    st.lists(st.sampled_from(["a", "b", "c", "vanished"]), max_size=3, unique=True),
+    st.booleans(),
+)
+events = st.lists(
+    st.one_of(
+        answers,
+        st.tuples(st.just("delete"), st.integers(0, 11)),
+        st.tuples(st.just("task gone"), st.integers(1, COUNT)),
+    ),
+    max_size=25,
+)
+
+
+@pytest.mark.parametrize("config", [CONFIG, MULTIPLE])
+@given(events=events)
+@settings(max_examples=80, deadline=None)
+def test_any_sequence_of_events_ends_like_a_fresh_load(
+    features: FileFeatures, config: str, events: list
+) -> None:
+    live, truth, tasks = pool(config), {}, dict(TASKS)
+    live.add(TASKS, features, None)
+    for kind, number, *rest in events:
+        if kind == "answer":
+            labels, skipped = rest
+            note = Annotation(
+                AnnotationId(number), TaskId(number % COUNT + 1), 1, tuple(labels), skipped, created_at="t"
+            )
+            live.apply(note)
+            if note.task in tasks:
+                truth[note.id] = note
+        elif kind == "delete":
+            live.forget([AnnotationId(number)])
+            truth.pop(number, None)
+        else:
+            live.remove([TaskId(number)])
+            tasks.pop(number, None)
+            truth = {n: note for n, note in truth.items() if note.task != number}
+    fresh = pool(config)
+    fresh.add(tasks, features, None, index=False)
+    fresh.load_annotations(truth.values())
+    fresh.build_index()
+    assert seen(live) == seen(fresh)
+    assert set(live.index.state) == set(fresh.index.state)
+
+
+@given(cuts=st.lists(st.integers(0, COUNT), max_size=4), late=st.sets(st.sampled_from(sorted(TASKS))))
+@settings(max_examples=40, deadline=None)
+def test_a_pool_that_grew_equals_one_built_at_once(
+    features: FileFeatures, cuts: list[int], late: set[TaskId]
+) -> None:
+    grown, whole = pool(CONFIG), pool(CONFIG)
+    order = list(TASKS)
+    for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), COUNT], strict=True):
+        some = order[start:end]
+        grown.add({task: "" if task in late else TASKS[task] for task in some}, features, None)
+    grown.add({task: TASKS[task] for task in late}, features, None)
+    whole.add(TASKS, features, None, index=False)
+    whole.build_index()
+    assert seen(grown) == seen(whole)
+
+
+def test_a_deleted_task_that_comes_back_is_open_and_found_again(features: FileFeatures) -> None:
+    live = pool(CONFIG)
+    live.add(TASKS, features, None)
+    live.apply(Annotation(AnnotationId(1), TaskId(1), 1, ("a",)))
+    live.remove([TaskId(1)])
+    assert not live.apply(Annotation(AnnotationId(2), TaskId(1), 1, ("a",)))
+    live.add({TaskId(1): TASKS[TaskId(1)]}, features, None)
+    assert seen(live)[1][:3] == (0, (), True)
+    assert live.index.state[1] == 0
+
+
+def test_what_changed_since_the_index_was_built_is_marked(features: FileFeatures) -> None:
+    live = pool(CONFIG)
+    live.add(TASKS, features, None, index=False)
+    live.build_index()
+    live.load_annotations([Annotation(AnnotationId(1), TaskId(3), 1, ("b",))])
+    live.mark_changes()
+    assert [live.index.state[task] for task in (2, 3)] == [0, 1]

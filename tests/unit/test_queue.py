@@ -1,0 +1,197 @@
+"""The queue over real Redis: what comes next, and that Label Studio serves just that."""
+
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+
+from ml_backend.adapters.state_redis import RedisState
+from ml_backend.domain import EMPTY, AnnotationId, LabelState, TaskId
+from tests.fakes import World
+
+
+@pytest.fixture
+def state(redis_url: str) -> Iterator[RedisState]:
+    with Redis.from_url(redis_url) as client:
+        client.flushall()
+    found = RedisState(redis_url)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def world(state: RedisState) -> World:
+    made = World(state)
+    made.settle()
+    return made
+
+
+def test_a_chain_stays_in_its_region_and_label_studio_serves_it(world: World) -> None:
+    task = world.studio.serve(1)
+    for _ in range(9):
+        assert task is not None
+        move = world.answer(task)
+        served = world.studio.serve(1)
+        assert served == move.task
+        assert world.label_of(served) == world.label_of(task)
+        task = served
+
+
+def test_every_submit_costs_at_most_one_write(world: World) -> None:
+    task = world.studio.serve(1)
+    for _ in range(15):
+        before = world.studio.writes
+        move = world.answer(task)
+        assert world.studio.writes - before == int(move.written)
+        task = world.studio.serve(1)
+        assert task == move.task
+
+
+@pytest.mark.parametrize("strategy", ["cluster_chain", "random", "uncertainty", "margin", "diversity"])
+def test_everything_is_labelled_once_and_then_nothing_comes(state: RedisState, strategy: str) -> None:
+    world = World(state, strategy=strategy)
+    world.settle()
+    task, seen = world.studio.serve(1), []
+    while task is not None:
+        seen.append(task)
+        move = world.answer(task)
+        world.settle(1)
+        task = world.studio.serve(1)
+        assert task == (move.task if move else None)
+    assert sorted(seen) == world.tasks
+    assert move is None
+
+
+def test_two_annotators_walk_their_own_chains(world: World) -> None:
+    tasks = {who: world.studio.serve(who) for who in (1, 2)}
+    assert world.label_of(tasks[1]) != world.label_of(tasks[2])
+    for _ in range(6):
+        for who in (1, 2):
+            move = world.answer(tasks[who], who=who)
+            following = world.studio.serve(who)
+            assert following == move.task
+            assert world.label_of(following) == world.label_of(tasks[who])
+            tasks[who] = following
+
+
+def test_what_is_promised_to_one_annotator_is_never_given_to_another(world: World) -> None:
+    promised = world.answer(TaskId(1), who=1).task
+    for task in (4, 7, 10, 13):
+        if task != promised:
+            assert world.answer(TaskId(task), who=2).task != promised
+
+
+@pytest.mark.parametrize("label", ["a", "b"])
+def test_a_change_of_any_earlier_answer_leaves_the_chain_where_it_is(world: World, label: str) -> None:
+    first = world.studio.serve(1)
+    world.answer(first)
+    for task in (TaskId(2), TaskId(3)):  # other labels: the chain's history forgets the first task
+        move = world.answer(task)
+    assert world.answer(first, label, number=1).task == move.task
+
+
+def test_the_same_submit_with_another_id_leaves_the_chain_where_it_is(world: World) -> None:
+    move = world.answer(TaskId(1))
+    again = world.answer(TaskId(1))
+    assert (again.task, again.written) == (move.task, False)
+
+
+@pytest.mark.parametrize("number", [2, None])
+def test_a_skip_delivered_twice_leaves_the_chain_where_it_is(world: World, number: int | None) -> None:
+    world.answer(TaskId(1))
+    move = world.answer(TaskId(4), skipped=True)
+    assert world.answer(TaskId(4), skipped=True, number=number).task == move.task
+
+
+def test_a_skip_gives_no_label_away_and_the_chain_goes_on(world: World) -> None:
+    skipped = world.answer(TaskId(1)).task
+    move = world.answer(skipped, skipped=True)
+    assert world.index.state[skipped] == LabelState.SKIPPED
+    assert world.label_of(move.task) == "a"
+    assert world.queue.chains[1].history == [1]
+
+
+def test_a_deleted_annotation_opens_its_task_again(world: World) -> None:
+    for task in world.tasks[:-1]:
+        world.answer(task)
+    world.answer(world.tasks[-1])
+    world.project.unannotated([AnnotationId(5)])
+    world.studio.closed.discard(TaskId(5))
+    move = world.answer(world.tasks[0], "b", number=1)
+    assert move.task == 5
+    assert world.studio.serve(1) == 5
+
+
+def test_scores_in_front_fall_strictly(world: World) -> None:
+    scores = []
+    for task in world.tasks[:8]:
+        move = world.answer(task, who=task)
+        if move.written:
+            scores.append(world.queue.window.places[move.task].score)
+    assert scores == sorted(set(scores), reverse=True)
+
+
+def test_label_studio_down_loses_no_answer_and_the_queue_recovers(world: World) -> None:
+    world.studio.down = True
+    world.answer(TaskId(1))
+    assert world.state.annotations(world.ref)[0].task == 1
+    world.studio.down = False
+    move = world.answer(TaskId(4))
+    assert world.studio.serve(1) == move.task
+    assert len({row.task for row in world.studio.predictions(1)}) == len(world.studio.rows)
+
+
+def test_a_prediction_that_was_deleted_is_made_anew(world: World) -> None:
+    world.studio.rows.clear()
+    move = world.answer(TaskId(1))
+    assert world.studio.serve(1) == move.task
+
+
+@pytest.mark.parametrize("annotators", [1, 3, 12])
+def test_the_window_never_runs_dry(state: RedisState, annotators: int) -> None:
+    world = World(state, count=60)
+    world.settle()
+    seen: set[TaskId] = set()
+    for _ in range(60 // annotators):
+        for who in range(annotators):
+            task = world.studio.serve(who)
+            assert task is not None
+            assert task not in seen
+            seen.add(task)
+            world.answer(task, who=who)
+        world.settle(1)
+    assert len(seen) == 60
+
+
+def test_a_strategy_switch_takes_effect_at_the_next_submit(world: World) -> None:
+    world.answer(TaskId(1))
+    world.project.choose_strategy("diversity")
+    world.project.happened("strategy", {})
+    best = [task for task in world.queue.ranking if task not in (1, 2)]
+    move = world.answer(TaskId(2), who=2)
+    assert move.task == best[0]
+    assert world.studio.serve(2) == move.task
+
+
+def test_a_window_loaded_while_a_write_is_under_way_keeps_the_newer_score(world: World) -> None:
+    live, window = world.project.live, world.queue.window
+    task = TaskId(9)
+    shown = world.queue.window.places.get(task)
+    stored = world.state.window(world.ref)
+
+    score = window.stage(live, task, EMPTY)
+    window.load(stored)
+    window.write(live, task, score, EMPTY, world.studio)
+    assert shown is None or shown.score == score
+    assert world.studio.serve(1) == task
+
+
+def test_of_two_writes_of_one_task_the_newer_stands_whatever_arrives_last(world: World) -> None:
+
+    live, window, task = world.project.live, world.queue.window, TaskId(9)
+    older = window.stage(live, task, EMPTY)
+    newer = window.stage(live, task, EMPTY)
+    window.write(live, task, newer, EMPTY, world.studio)
+    window.write(live, task, older, EMPTY, world.studio)
+    rows = world.studio.predictions(1, [task])
+    assert [row.score for row in rows] == [newer]
