@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
@@ -33,6 +35,26 @@ def _id_of(value: Any) -> Any:
     return value.get("id") if isinstance(value, Mapping) else value
 
 
+def _seconds(value: Any) -> float | None:
+    """A duration, or nothing: an odd one must not cost the label that it came with."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return seconds if 0.0 <= seconds < math.inf else None
+
+
+def _text(value: Any) -> str:
+    """The text, or nothing where it is none, or none that UTF-8 can carry (a lone surrogate)."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return ""
+    return value
+
+
 Id = Annotated[int, BeforeValidator(_id_of), Field(ge=0, lt=2**63)]
 """An id that fits Label Studio's database and our int64 arrays."""
 
@@ -54,12 +76,12 @@ class AnnotationJson(_Wire):
 
     id: Id
     task: Id
-    completed_by: Annotated[int | None, BeforeValidator(_id_of)] = None
+    completed_by: Id | None = None
     result: list[dict[str, Any]] | None = None
     was_cancelled: bool = False
-    lead_time: float | None = None
-    created_at: str | None = None
-    parent_prediction: Annotated[int | None, BeforeValidator(_id_of)] = None
+    lead_time: Annotated[float | None, BeforeValidator(_seconds)] = None
+    created_at: Annotated[str, BeforeValidator(_text)] = ""
+    parent_prediction: Id | None = None
 
 
 class ProjectJson(_Wire):
@@ -124,7 +146,9 @@ def parse(model: type[M], body: Any) -> M:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "body"
-        given = repr(first.get("input"))[:80]
+        value = first.get("input")
+        # The repr of something deeply nested would end in a RecursionError.
+        given = f"a {type(value).__name__}" if isinstance(value, (Mapping, list)) else repr(value)[:80]
         raise BadRequest(f"{where}: {first['msg']}, got {given}.", "See docs/protocol.md.") from None
 
 
@@ -148,7 +172,9 @@ def choices(result: Iterable[Mapping[str, Any]] | None, from_name: str | None = 
             continue
         value = region.get("value")
         picked = value.get("choices") if isinstance(value, Mapping) else None
-        found.extend(str(choice) for choice in (picked if isinstance(picked, list) else ()))
+        found.extend(
+            text for choice in (picked if isinstance(picked, list) else ()) if (text := _text(choice))
+        )
     return tuple(dict.fromkeys(found))
 
 
@@ -162,7 +188,7 @@ def annotation(body: Any, from_name: str | None = None) -> Annotation:
         labels=() if row.was_cancelled else choices(row.result, from_name),
         skipped=row.was_cancelled,
         lead_time=row.lead_time,
-        created_at=row.created_at or "",
+        created_at=row.created_at,
         suggested=None if row.parent_prediction is None else PredictionId(row.parent_prediction),
     )
 
@@ -247,7 +273,7 @@ def content_key_of(task: Task) -> str:
     """The content key that an earlier import left in the task's meta, or nothing."""
     rush = task.meta.get("rush") if isinstance(task.meta, Mapping) else None
     key = rush.get("key") if isinstance(rush, Mapping) else None
-    return key if isinstance(key, str) and len(key) == 32 else ""
+    return key if isinstance(key, str) and re.fullmatch("[0-9a-f]{32}", key) else ""
 
 
 def image_of(task: Task, spec: LabelSpec) -> str:
@@ -255,4 +281,4 @@ def image_of(task: Task, spec: LabelSpec) -> str:
     value = task.data.get(spec.image_key)
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
         value = value[0]
-    return value if isinstance(value, str) else ""
+    return _text(value)

@@ -1,0 +1,126 @@
+"""What a label config lets us predict."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ml_backend.domain import LabelSpec
+from ml_backend.errors import UnusableConfig
+from ml_backend.label_config import MAX_LENGTH, parse_label_config
+
+IMAGE = '<Image name="image" value="$photo"/>'
+CAT_DOG = '<Choice value="cat"/><Choice value="dog"/>'
+
+
+def config(attributes: str = "", choices: str = CAT_DOG, image: str = IMAGE) -> str:
+    return f'<View>{image}<Choices name="kind" toName="image" {attributes}>{choices}</Choices></View>'
+
+
+@pytest.mark.parametrize(
+    ("attributes", "multiple"),
+    [("", False), ('choice="single"', False), ('choice="single-radio"', False), ('choice="multiple"', True)],
+)
+def test_choices_on_an_image_are_what_is_predicted(attributes: str, multiple: bool) -> None:
+    assert parse_label_config(config(attributes)) == LabelSpec(
+        "kind", "image", "photo", ("cat", "dog"), multiple
+    )
+
+
+def test_the_alias_is_the_class_because_results_store_it() -> None:
+    spec = parse_label_config(config(choices='<Choice value="Katze" alias="cat"/><Choice value="dog"/>'))
+    assert spec.classes == ("cat", "dog")
+
+
+def test_choices_inside_of_views_and_choices_count_once_each() -> None:
+    nested = f'<View>{CAT_DOG}</View><Choice value="bird"><Choice value="owl"/></Choice><Choice value="cat"/>'
+    assert parse_label_config(config(choices=nested)).classes == ("cat", "dog", "bird", "owl")
+
+
+def test_a_list_of_images_is_an_image() -> None:
+    assert parse_label_config(config(image='<Image name="image" valueList="$photos"/>')).image_key == "photos"
+
+
+def test_the_first_usable_control_wins() -> None:
+    xml = f"""<View><Text name="text" value="$text"/>{IMAGE}
+    <Choices name="tone" toName="text">{CAT_DOG}</Choices>
+    <Choices name="dynamic" toName="image" value="$options"/>
+    <Choices name="good" toName="image"><Choice value="yes"/><Choice value="no"/></Choices>
+    <Choices name="later" toName="image">{CAT_DOG}</Choices></View>"""
+    assert parse_label_config(xml) == LabelSpec("good", "image", "photo", ("yes", "no"))
+
+
+@pytest.mark.parametrize(
+    ("xml", "why"),
+    [
+        ("", "empty"),
+        ("<View>", "not XML"),
+        ("<View/>", "no Choices"),
+        (config(image='<Text name="image" value="$photo"/>'), "is no Image"),
+        (config(image='<Image name="image" value="http://x/y.png"/>'), "not one"),
+        (config(image='<Image name="image" value="$a/$b"/>'), "not one"),
+        (config(image='<Image name="image"/>'), "not one"),
+        (config('value="$options"', ""), "no fixed list"),
+        (config('apiUrl="http://x"', ""), "no fixed list"),
+        (config('perRegion="true"'), "per region"),
+        (config('allowNested="true"', '<Choice value="a"><Choice value="b"/></Choice>'), "nested"),
+        (config(choices=""), "no Choice"),
+        (config(choices='<Choice value="cat"/>'), "one Choice only"),
+        (config(choices='<Choice value="cat"/><Choice value="cat"/>'), "one Choice only"),
+        (f'<View>{IMAGE}<Choices toName="image">{CAT_DOG}</Choices></View>', "no name"),
+        (f'<View>{IMAGE}<Choices name="kind">{CAT_DOG}</Choices></View>', "is no Image"),
+        (config().replace("<View>", "<View>" + " " * MAX_LENGTH), "limit"),
+    ],
+)
+def test_where_nothing_can_be_predicted_the_reason_is_told(xml: str, why: str) -> None:
+    with pytest.raises(UnusableConfig, match=why) as caught:
+        parse_label_config(xml)
+    assert caught.value.status == 422
+
+
+def test_one_choice_of_a_multiple_choice_is_a_question() -> None:
+    spec = parse_label_config(config('choice="multiple"', '<Choice value="blurred"/>'))
+    assert (spec.classes, spec.multiple) == (("blurred",), True)
+
+
+@pytest.mark.parametrize(
+    "doctype",
+    [
+        '<!DOCTYPE v [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;&a;">]>',
+        '<!DOCTYPE v [<!ENTITY f SYSTEM "file:///etc/passwd">]>',
+        '<!DOCTYPE v SYSTEM "http://127.0.0.1:1/x.dtd">',
+        "<!DOCTYPE v>",
+    ],
+)
+def test_document_types_are_refused(doctype: str) -> None:
+    with pytest.raises(UnusableConfig, match="DOCTYPE"):
+        parse_label_config(doctype + config())
+
+
+def test_an_encoding_declaration_is_fine() -> None:
+    declared = '<?xml version="1.0" encoding="utf-16"?>' + config(choices='<Choice value="größe"/>' + CAT_DOG)
+    assert parse_label_config(declared).classes == ("größe", "cat", "dog")
+
+
+pieces = st.sampled_from(
+    ["<View>", "</View>", IMAGE, '<Choices name="kind" toName="image">', "</Choices>", CAT_DOG, "<!-- ",
+     " -->", "<?x ?>", "<!DOCTYPE v>", "&lt;", "&x;", "<![CDATA[", "]]>", 'choice="multiple"', "\x00",
+     "\ud800", "<a:b/>", "<x xmlns='y'/>"]
+)  # fmt: skip
+
+
+@given(
+    st.text()
+    | st.lists(pieces, max_size=12).map("".join)
+    | st.lists(pieces).map(lambda p: config(choices="".join(p)))
+)
+def test_any_text_is_a_spec_or_unusable(xml: str) -> None:
+    try:
+        spec = parse_label_config(xml)
+    except UnusableConfig:
+        return
+    assert spec.from_name
+    assert spec.image_key
+    assert spec.classes
+    assert len(set(spec.classes)) == len(spec.classes)
