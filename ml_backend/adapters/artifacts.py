@@ -168,8 +168,9 @@ class FileArtifacts:
 
 def _load(folder: Path) -> tuple[dict[str, Any], dict[str, Array]]:
     facts = json.loads((folder / "manifest.json").read_bytes())
-    with np.load(folder / "arrays.npz", allow_pickle=False) as file:
-        return facts, {name: file[name] for name in file.files}
+    # numpy leaves a file that it opened itself open where the archive is damaged.
+    with (folder / "arrays.npz").open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        return facts, {name: arrays[name] for name in arrays.files}
 
 
 def _published(folder: Path) -> list[str]:

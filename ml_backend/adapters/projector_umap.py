@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,7 +11,9 @@ import torch
 from ml_backend.generation import Array, Floats, normalise
 
 NEIGHBOURS = 15
-FIRST_EPOCHS, NEXT_EPOCHS = 100, 50
+FIRST_EPOCHS, NEXT_EPOCHS = 200, 100
+FIRST_RATE, NEXT_RATE = 1.0, 0.3
+"""An old map is refined in smaller steps: it moves less, and is as true to its neighbourhoods as a new one."""
 LEAST = 16
 LANDMARKS = 20_000
 """Of more images than this an even sample is laid out, and the others go between their neighbours in it."""
@@ -17,7 +21,7 @@ BLOCK = 1024
 
 
 class UmapProjector:
-    """``ports.Projector``: exact neighbours, 100 epochs for a first map and 50 from an old one.
+    """``ports.Projector``: exact neighbours, 200 epochs for a first map and 100 from an old one.
 
     Fewer than 16 distinct images are laid out by PCA. Two runs over the same images differ a little: both
     cores write to the same map.
@@ -35,15 +39,17 @@ class UmapProjector:
         n = len(rows)
         if n < LEAST or len(np.unique(rows, axis=0)) < LEAST:
             return _scaled(_aligned(_pca(rows), old))
-        start, epochs = (_pca(rows), FIRST_EPOCHS) if old is None else (_filled(rows, old), NEXT_EPOCHS)
+        start = _pca(rows) if old is None else _filled(rows, old)
         sample = np.arange(n) if n <= LANDMARKS else np.linspace(0, n - 1, LANDMARKS).astype(np.int64)
         xy = np.full((n, 2), np.nan, np.float32)
-        xy[sample] = _umap(rows[sample], start[sample], epochs)
+        xy[sample] = _umap(rows[sample], start[sample], first=old is None)
         return _scaled(_aligned(_filled(rows, xy), old))
 
 
-def _umap(rows: Floats, start: Floats, epochs: int) -> Floats:
-    from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
+def _umap(rows: Floats, start: Floats, *, first: bool) -> Floats:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ImportWarning)  # that TensorFlow is missing, which nobody asked for
+        from umap.umap_ import find_ab_params, fuzzy_simplicial_set, simplicial_set_embedding
 
     k = min(NEIGHBOURS, len(rows) - 1)
     indices, cosines = _nearest(rows, rows, k, own=True)
@@ -58,12 +64,12 @@ def _umap(rows: Floats, start: Floats, epochs: int) -> Floats:
         rows,
         graph,
         n_components=2,
-        initial_alpha=1.0,
+        initial_alpha=FIRST_RATE if first else NEXT_RATE,
         a=a,
         b=b,
         gamma=1.0,
         negative_sample_rate=5,
-        n_epochs=epochs,
+        n_epochs=FIRST_EPOCHS if first else NEXT_EPOCHS,
         init=_spread(start, random),
         random_state=random,
         metric="euclidean",

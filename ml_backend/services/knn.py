@@ -20,7 +20,7 @@ def vote(similarities: Array, targets: Array, classes: int, *, multiple: bool) -
     neighbour, or where ``multiple`` 0/1 (n, k, C) with a similarity of -inf for no neighbour.
     Single choice: rows sum to one. Multiple: each class on its own.
     """
-    similarities = np.asarray(similarities, np.float32)
+    similarities = np.asarray(similarities, np.float64)
     there = np.isfinite(similarities)
     if not multiple:
         there = there & (targets >= 0)
@@ -31,14 +31,14 @@ def vote(similarities: Array, targets: Array, classes: int, *, multiple: bool) -
     weights = np.where(there, np.exp((known - np.where(np.isfinite(best), best, 0.0)) / SHARPNESS), 0.0)
     total = weights.sum(axis=1, keepdims=True)
     if multiple:
-        votes = np.einsum("nk,nkc->nc", weights, np.asarray(targets, np.float32))
+        votes = np.einsum("nk,nkc->nc", weights, np.asarray(targets, np.float64))
         prior = PRIOR / 2
     else:
         votes = np.zeros((len(similarities), classes))
         rows, columns = np.nonzero(there)
         np.add.at(votes, (rows, targets[rows, columns]), weights[rows, columns])
         prior = PRIOR / classes
-    return np.where(total > 0, (votes + prior) / (total + PRIOR), 0.0).astype(np.float32)
+    return np.clip(np.where(total > 0, (votes + prior) / (total + PRIOR), 0.0), 0, 1).astype(np.float32)
 
 
 def vote_all(

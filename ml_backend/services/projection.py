@@ -116,6 +116,8 @@ def _old_centroids(raw: Floats, where: npt.NDArray[np.int64], previous: Projecti
 def _clusters(raw: Floats, old: Floats | None) -> tuple[Floats, npt.NDArray[np.int32]]:
     """Spherical k-means: unit centroids (K, d) and the cluster of each row."""
     n = len(raw)
+    if not n:
+        return raw.reshape(0, raw.shape[1]), np.zeros(0, np.int32)
     wanted = min(n, int(np.clip(np.sqrt(n / 2), MIN_CLUSTERS, MAX_CLUSTERS)))
     if old is not None and wanted < 1.5 * len(old):
         wanted = len(old)  # new numbers for all clusters only where there are far more images
