@@ -1,4 +1,4 @@
-"""The web host over real state: Label Studio's recorded requests, and everything that can be wrong with one."""
+"""The web host over real state: Label Studio's recorded requests, and whatever can be wrong with one."""
 
 import base64
 import json
