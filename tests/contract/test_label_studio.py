@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -297,6 +297,31 @@ def test_other_hosts_need_to_be_allowed_and_never_see_the_token(
     finally:
         client.close()
     assert {header for _, header in Elsewhere.seen} == {None}
+
+
+def test_label_studios_storage_resolver_may_redirect_anywhere_but_without_the_token(elsewhere: str) -> None:
+    class Resolver(Elsewhere):
+        seen: ClassVar[list[tuple[str, str | None]]] = []
+
+        def do_GET(self) -> None:
+            self.path = "/to/studio" if "/resolve/" in self.path else self.path
+            super().do_GET()
+
+    Resolver.target = f"{elsewhere}/bucket/image.png?signature=secret"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Resolver)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with connected(f"http://127.0.0.1:{server.server_port}", "t") as client:
+            assert client.download("s3://bucket/image.png", 7) == PIXELS
+            with pytest.raises(BadImage, match="RUSH_ALLOWED_HOSTS"):
+                client.download(f"http://127.0.0.1:{server.server_port}/to/studio")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    assert Resolver.seen == [("/to/studio", "Token t"), ("/to/studio", None)]
+    assert Elsewhere.seen == [("/bucket/image.png?signature=secret", None)]
 
 
 def test_an_image_address_cannot_make_us_call_the_api(studio: HttpLabelStudio, project: int) -> None:
