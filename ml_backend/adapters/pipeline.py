@@ -1,0 +1,52 @@
+"""Work on a stream of named items in threads: in order, lazily, in bounded memory."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Executor, Future
+from typing import TypeVar
+
+from ml_backend.errors import BadImage
+
+T = TypeVar("T")
+R = TypeVar("R")
+S = TypeVar("S")
+
+
+def cpus() -> int:
+    """Return how many CPUs this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_order(
+    pool: Executor, work: Callable[[T], R], items: Iterable[tuple[str, T]], ahead: int
+) -> Generator[tuple[str, R | BadImage], None, None]:
+    """Yield (name, ``work(item)``) in the order of ``items``, each as soon as it and all before it are done.
+
+    At most ``ahead`` items are read before their turn. BadImage is yielded, other errors are raised; closing
+    the iterator cancels what has not begun.
+    """
+    waiting: deque[tuple[str, Future[R]]] = deque()
+    try:
+        for name, item in items:
+            waiting.append((name, pool.submit(work, item)))
+            while waiting and (len(waiting) >= ahead or waiting[0][1].done()):
+                first, future = waiting.popleft()
+                yield first, _outcome(future)
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, _outcome(future)
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _outcome(future: Future[S]) -> S | BadImage:
+    error = future.exception()
+    if error is None:
+        return future.result()
+    if isinstance(error, BadImage):
+        return error
+    raise error
