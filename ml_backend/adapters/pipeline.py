@@ -12,7 +12,6 @@ from ml_backend.errors import BadImage
 
 T = TypeVar("T")
 R = TypeVar("R")
-S = TypeVar("S")
 
 
 def cpus() -> int:
@@ -34,16 +33,18 @@ def in_order(
             waiting.append((name, pool.submit(work, item)))
             while waiting and (len(waiting) >= ahead or waiting[0][1].done()):
                 first, future = waiting.popleft()
-                yield first, _outcome(future)
+                outcome = _outcome(future)
+                yield first, outcome
         while waiting:
             first, future = waiting.popleft()
-            yield first, _outcome(future)
+            outcome = _outcome(future)
+            yield first, outcome
     finally:
         for _, future in waiting:
             future.cancel()
 
 
-def _outcome(future: Future[S]) -> S | BadImage:
+def _outcome(future: Future[R]) -> R | BadImage:
     error = future.exception()
     if error is None:
         return future.result()

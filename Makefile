@@ -1,0 +1,58 @@
+# Two commands: `make demo` to label now, `make test` to run every check. Both install what is missing.
+
+LABEL_STUDIO_VERSION := 1.23.2
+PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
+	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' && echo $$p && break; done)
+UV = $(shell command -v uv || echo $(CURDIR)/.cache/uv/bin/uv)
+BIN := .venv/bin
+LABEL_STUDIO := .cache/label-studio
+DATA ?=
+
+.PHONY: demo test setup check pytest bench browser clean
+
+demo: setup ## start everything with real images: make demo, or make demo DATA=folder
+	@$(BIN)/rush demo $(if $(DATA),--data "$(DATA)")
+
+test: setup browser check pytest ## all checks, on a real Label Studio, Redis, Qdrant and browser
+
+setup: .venv/.installed $(LABEL_STUDIO)/.installed
+
+check:
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+pytest:
+	$(BIN)/pytest
+
+bench: setup ## figures: make bench BENCH_DATA=folder with cifar10-test.tar, mnist-test-10k.npz and bccd.tar
+	$(BIN)/python bench/run.py $(BENCH_DATA)
+
+browser:
+	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		echo "Installing Chromium for the browser tests (about 300 MB) …"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium >/dev/null; \
+	else echo "No Chromium: the browser tests are skipped. Install it (Debian: sudo apt-get install chromium) to run them."; fi
+
+.cache/uv/bin/uv:
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, and none was found. Set PYTHON=…"; exit 1; }
+	@echo "Installing uv …"
+	@$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install -q uv
+
+.venv/.installed: pyproject.toml constraints.txt | $(if $(shell command -v uv),,.cache/uv/bin/uv)
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, and none was found. Set PYTHON=…"; exit 1; }
+	@echo "Installing Rush into .venv (about 6 GB with torch, 2 to 5 minutes the first time) …"
+	@test -x $(BIN)/python || $(UV) venv -q --python $(PYTHON) .venv
+	@$(UV) pip install -p $(BIN)/python -c constraints.txt -e '.[worker,ml]' --group dev
+	@touch $@
+
+$(LABEL_STUDIO)/.installed: | .venv/.installed
+	@echo "Installing Label Studio $(LABEL_STUDIO_VERSION) into an environment of its own (about 1 GB, 1 minute) …"
+	@test -x $(LABEL_STUDIO)/bin/python || $(UV) venv -q --python $(PYTHON) $(LABEL_STUDIO)
+	@$(UV) pip install -p $(LABEL_STUDIO)/bin/python label-studio==$(LABEL_STUDIO_VERSION)
+	@touch $@
+
+clean: ## remove environments and caches, keep .rush (your labels' state)
+	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
