@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -69,7 +70,25 @@ def backend_body(settings: Settings, project: int) -> dict[str, Any]:
     return body
 
 
-def webhook_faults(hook: Mapping[str, Any], secret: str) -> dict[str, Any]:
+def webhook_headers(settings: Settings) -> dict[str, str]:
+    """The headers that prove to the backend that an event comes from Label Studio.
+
+    Label Studio sends a backend's user and password with its questions but not with its webhooks.
+    """
+    if secret := settings.webhook_secret.get_secret_value():
+        return {SECRET_HEADER: secret}
+    if settings.basic_auth_user:
+        return {"Authorization": basic_auth(settings)}
+    return {}
+
+
+def basic_auth(settings: Settings) -> str:
+    """The Authorization header of RUSH_BASIC_AUTH_USER and RUSH_BASIC_AUTH_PASSWORD."""
+    word = f"{settings.basic_auth_user}:{settings.basic_auth_password.get_secret_value()}"
+    return "Basic " + base64.b64encode(word.encode()).decode()
+
+
+def webhook_faults(hook: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
     """The fields of a webhook row that must change, with their right values; empty where it is right."""
     change: dict[str, Any] = {}
     if not hook["is_active"]:
@@ -79,8 +98,9 @@ def webhook_faults(hook: Mapping[str, Any], secret: str) -> dict[str, Any]:
     if not hook["send_for_all_actions"] and ACTIONS - set(hook["actions"]):
         change["send_for_all_actions"] = True
     headers = dict(hook["headers"] or {})
-    if secret and headers.get(SECRET_HEADER) != secret:
-        change["headers"] = headers | {SECRET_HEADER: secret}
+    wanted = headers | webhook_headers(settings)
+    if headers != wanted:
+        change["headers"] = wanted
     return change
 
 

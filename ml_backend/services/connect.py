@@ -126,7 +126,7 @@ def backend_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> St
     ours.sort(key=lambda row: (row["url"].rstrip("/") == wanted["url"], row["title"] == MODEL_VERSION))
     row = ours.pop() if ours else None
     for other in ours:
-        studio.call("DELETE", f"/api/ml/{other['id']}/")
+        studio.call("DELETE", f"/api/ml/{other['id']}")
     removed = f", {len(ours)} more rows removed" if ours else ""
     if row is None:
         _save_backend(studio, "POST", "/api/ml/", wanted)
@@ -134,7 +134,7 @@ def backend_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> St
     shown = {name: value for name, value in wanted.items() if name != "basic_auth_pass"}
     if row["state"] == "CO" and all((row.get(name) or "") == (value or "") for name, value in shown.items()):
         return Step("ML backend", "changed" if ours else "kept", wanted["url"] + removed)
-    _save_backend(studio, "PATCH", f"/api/ml/{row['id']}/", wanted)
+    _save_backend(studio, "PATCH", f"/api/ml/{row['id']}", wanted)
     return Step("ML backend", "changed", wanted["url"] + removed)
 
 
@@ -149,7 +149,7 @@ def _save_backend(studio: LabelStudio, method: str, path: str, body: dict[str, A
         hint += "(RUSH_PUBLIC_URL)."
         if "reserved network address" in error.message:
             hint = f"{SWITCHES}, then run this again."
-        elif "authentication parameters" in error.message:
+        elif "authentication parameters" in error.message or "401 Client Error" in error.message:
             hint = "Give backend and command the same RUSH_BASIC_AUTH_USER and RUSH_BASIC_AUTH_PASSWORD."
         raise LabelStudioError(f"Label Studio can't use the backend {url}: {error.message}", hint) from None
     if row["state"] != "CO":
@@ -172,19 +172,18 @@ def version_step(ref: ProjectRef, studio: LabelStudio) -> Step:
 def webhook_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> Step:
     """Exactly one active webhook to this backend, with all that it needs."""
     url = attachment.webhook_url(settings.backend_url)
-    secret = settings.webhook_secret.get_secret_value()
     rows = [row for row in attachment.webhooks(studio, ref.id) if row["url"].rstrip("/") == url]
     for extra in rows[1:]:
         studio.call("DELETE", f"/api/webhooks/{extra['id']}/")
     removed = f", {len(rows) - 1} more removed" if len(rows) > 1 else ""
     if rows:
-        change = attachment.webhook_faults(rows[0], secret)
+        change = attachment.webhook_faults(rows[0], settings)
         if change:  # the whole row: Label Studio empties the list of actions where it isn't sent
             kept = {name: rows[0][name] for name in ("url", "actions", "headers", "send_for_all_actions")}
             studio.call("PATCH", f"/api/webhooks/{rows[0]['id']}/", json=kept | change)
             return Step("webhook", "changed", f"{url}: {', '.join(change)}{removed}")
         return Step("webhook", "changed" if removed else "kept", url + removed)
-    headers = {attachment.SECRET_HEADER: secret} if secret else {}
+    headers = attachment.webhook_headers(settings)
     body = {"project": ref.id, "url": url, "send_payload": True, "send_for_all_actions": True}
     try:
         studio.call("POST", "/api/webhooks/", json={**body, "headers": headers, "is_active": True})

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 
 from ml_backend.domain import MODEL_VERSION
 from ml_backend.errors import LabelStudioError
-from ml_backend.services.attachment import blocks
+from ml_backend.services.attachment import basic_auth, blocks
 from ml_backend.services.doctor import web
 from ml_backend.services.doctor.case import CannotCheckError, Case, Fault
+
+SHORT = {
+    "reserved network address": "Label Studio says: reserved network address",
+    "Failed to establish a new connection": "nothing answers there",
+    "timed out": "no answer in time",
+    "resolve": "the name can't be resolved",
+}
+"""Label Studio's own words are a page long; first match wins."""
 
 
 def answers(case: Case) -> Iterator[Fault]:
@@ -25,8 +32,7 @@ def answers(case: Case) -> Iterator[Fault]:
         return
     headers = {}
     if settings.basic_auth_user:
-        word = f"{settings.basic_auth_user}:{settings.basic_auth_password.get_secret_value()}"
-        headers["Authorization"] = "Basic " + base64.b64encode(word.encode()).decode()
+        headers["Authorization"] = basic_auth(settings)
     if web.get(f"{url}/versions", headers).status == 401:
         yield Fault(
             "The backend refuses this command's user and password.",
@@ -112,10 +118,10 @@ def reached(case: Case) -> Iterator[Fault]:
 def _why(case: Case, number: int, url: str) -> str:
     """Label Studio's own words: saving an unreachable row unchanged is refused with the reason."""
     try:
-        case.studio.call("PATCH", f"/api/ml/{number}/", json={"url": url, "project": case.ref.id})
+        case.studio.call("PATCH", f"/api/ml/{number}", json={"url": url, "project": case.ref.id})
     except LabelStudioError as error:
-        return error.message
-    return "it did a moment ago"
+        return next((short for words, short in SHORT.items() if words in error.message), error.message)
+    return "it did not answer a moment ago"
 
 
 def workers(case: Case) -> Iterator[Fault]:

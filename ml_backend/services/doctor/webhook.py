@@ -10,6 +10,7 @@ from ml_backend.services.attachment import (
     WEBHOOK_SECONDS,
     event_arrives,
     webhook_faults,
+    webhook_headers,
     webhook_url,
 )
 from ml_backend.services.doctor.case import CannotCheckError, Case, Fault
@@ -23,7 +24,7 @@ def row(case: Case) -> Iterator[Fault]:
         problem = "The webhook goes to another address." if others else "There is no webhook to the backend."
         yield Fault(problem, ", ".join(others) or "none", case.connect)
         return
-    wrong = webhook_faults(mine, case.settings.webhook_secret.get_secret_value())
+    wrong = webhook_faults(mine, case.settings)
     if "is_active" in wrong:
         yield Fault("The webhook is switched off.", url, f"Settings → Webhooks: active. {case.connect}")
     if "send_payload" in wrong:
@@ -34,8 +35,10 @@ def row(case: Case) -> Iterator[Fault]:
         fix = f"Settings → Webhooks → Edit: Send for all actions. {case.connect}"
         yield Fault("The webhook does not send every event that Rush needs.", f"missing: {missing}", fix)
     if "headers" in wrong:
-        problem = f"The webhook carries no or another {SECRET_HEADER}."
-        yield Fault(problem, "RUSH_WEBHOOK_SECRET is set", case.connect)
+        header = next(iter(webhook_headers(case.settings)))
+        setting = "RUSH_WEBHOOK_SECRET" if header == SECRET_HEADER else "RUSH_BASIC_AUTH_USER"
+        problem = f"The webhook carries no or another {header} header, so the backend refuses its events."
+        yield Fault(problem, f"{setting} is set", case.connect)
     same = [hook for hook in case.webhooks if hook["url"].rstrip("/") == url]
     if len(same) > 1:
         fix = case.connect
