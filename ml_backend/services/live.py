@@ -62,8 +62,7 @@ class LivePool:
 
     def has(self, task: TaskId) -> bool:
         """Whether the task is known and was not deleted."""
-        row = self.row_of.get(task)
-        return row is not None and bool(self.states[row] != GONE)
+        return task in self.row_of and bool(self.states[self.row_of[task]] != GONE)
 
     def answered_by(self, task: TaskId, annotator: int) -> bool:
         """Whether this annotator has answered or skipped the task."""
@@ -83,11 +82,9 @@ class LivePool:
         ``index=False`` leaves the index alone: ``build_index`` follows.
         """
         with self.lock:
-            fresh = [task for task in tasks if task not in self.row_of]
-            self._grow(fresh)
-            for task in tasks:
-                if self.states[self.row_of[task]] == GONE:
-                    self.states[self.row_of[task]] = LabelState.OPEN
+            self._grow([task for task in tasks if task not in self.row_of])
+            rows = np.array([self.row_of[task] for task in tasks], np.int64)
+            self.states[rows[self.states[rows] == GONE]] = LabelState.OPEN
             ready = [task for task, key in tasks.items() if key and not self.known[self.row_of[task]]]
         if self.generation is None:
             return  # nothing tells yet where an image lies
@@ -104,8 +101,7 @@ class LivePool:
         self.row_of.update(zip(fresh, range(first, first + count), strict=True))
 
         def longer(array: Array, fill: float) -> Array:
-            tail = np.full((count, *array.shape[1:]), fill, array.dtype)
-            return np.concatenate([array, tail])
+            return np.concatenate([array, np.full((count, *array.shape[1:]), fill, array.dtype)])
 
         self.ids = np.concatenate([self.ids, np.array(fresh, np.int64)])
         self.states, self.known = longer(self.states, LabelState.OPEN), longer(self.known, False)
@@ -218,7 +214,7 @@ class LivePool:
     def labels_of(self, row: int) -> tuple[str, ...]:
         """The labels of a labelled row."""
         if self.spec.multiple:
-            return tuple(np.array(self.spec.classes, object)[self.targets[row] > 0])
+            return tuple(self.spec.classes[n] for n in np.flatnonzero(self.targets[row]))
         return (self.spec.classes[int(self.targets[row])],) if self.targets[row] >= 0 else ()
 
     # ---- views
@@ -300,6 +296,5 @@ class LivePool:
         rows, states = self._indexed
         now = self._index_states(rows)
         for state in LabelState:
-            changed = rows[(now != states) & (now == state)]
-            if len(changed):
+            if len(changed := rows[(now != states) & (now == state)]):
                 self.index.mark(self.ids[changed].tolist(), state)

@@ -97,7 +97,7 @@ class Project:
                 fresh.mark_changes()
                 fresh.version += self.live.version
                 self.live = fresh
-                self.queue.window.load(backend.state.window(ref))
+                self.queue.window.load(ref)
             self.queue.strategy = self._strategy(options)
             if generation is not None:
                 labels = int(generation.manifest.get("labels", 0))

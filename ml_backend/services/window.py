@@ -9,10 +9,10 @@ import heapq
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ml_backend.domain import LabelState, PredictionId, Suggestion, TaskId
+from ml_backend.domain import LabelState, PredictionId, ProjectRef, Suggestion, TaskId
 from ml_backend.errors import NotFound, RushError
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.live import LivePool
@@ -82,9 +82,10 @@ class Window:
                 self.places.pop(task, None)
                 self._pending.pop(task, None)
 
-    def load(self, rows: Mapping[TaskId, tuple[PredictionId, float]]) -> None:
+    def load(self, ref: ProjectRef) -> None:
         """Take the window from the shared state, keeping the labels shown and what is being written."""
         with self._lock:
+            rows = self.state.window(ref)
             for task in [t for t, place in self.places.items() if t not in rows and not place.writing]:
                 del self.places[task]
             for task, (number, score) in rows.items():
@@ -95,7 +96,8 @@ class Window:
                     place.labels = place.labels if place.score == score else None
                     place.prediction, place.score = number, score
             now = time.monotonic()
-            self._pending = {t: self._pending.get(t, now) for t, p in self.places.items() if not p.prediction}
+            unsure = [t for t, p in self.places.items() if not p.prediction or t in self._pending]
+            self._pending = {task: self._pending.get(task, now) for task in unsure}
             self._heap = [(place.score, task) for task, place in self.places.items()]
             heapq.heapify(self._heap)
 
@@ -144,8 +146,9 @@ class Window:
             number = studio.create_prediction(live.ref.id, task, score, shown)
         elif awaited:
             self._pending.pop(task, None)
-        place.prediction = number
-        self.state.set_window(live.ref, {task: (number, score)})
+        with self._lock:
+            place.prediction = number
+            self.state.set_window(live.ref, {task: (number, place.score)})
 
     def append(
         self, live: LivePool, tasks: Sequence[TaskId], suggestions: Iterable[Suggestion]
@@ -197,17 +200,19 @@ class Window:
         with self._lock:
             for task in tasks:
                 place, numbers = self.places.get(task), found.get(task, [])
+                if place is not None and place.writing:
+                    continue  # whoever writes it may be making a row just now
                 if place is not None and numbers:
-                    place.prediction = place.prediction if place.prediction in numbers else numbers[-1]
+                    place.prediction = place.prediction or numbers[-1]
                     surplus += [number for number in numbers if number != place.prediction]
                     rows[task] = (place.prediction, place.score)
                     self._pending.pop(task, None)
-                elif place is None or (self._pending.get(task, 0.0) < late and not place.writing):
+                elif place is None or self._pending.get(task, 0.0) < late:
                     self.places.pop(task, None)
                     self._pending.pop(task, None)
                     lost.append(task)
-        self.state.set_window(live.ref, rows)
-        self.state.drop_window(live.ref, lost)
+            self.state.set_window(live.ref, rows)
+            self.state.drop_window(live.ref, lost)
         for number in surplus:
             studio.delete_prediction(number)
 

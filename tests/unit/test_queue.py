@@ -1,12 +1,15 @@
 """The queue over real Redis: what comes next, and that Label Studio serves just that."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from redis import Redis
 
+import strategies
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.domain import EMPTY, AnnotationId, LabelState, TaskId
+from ml_backend.domain import EMPTY, AnnotationId, LabelState, Task, TaskId
+from strategies import registry
 from tests.fakes import World
 
 
@@ -177,10 +180,9 @@ def test_a_window_loaded_while_a_write_is_under_way_keeps_the_newer_score(world:
     live, window = world.project.live, world.queue.window
     task = TaskId(9)
     shown = world.queue.window.places.get(task)
-    stored = world.state.window(world.ref)
 
     score = window.stage(live, task, EMPTY)
-    window.load(stored)
+    window.load(world.ref)
     window.write(live, task, score, EMPTY, world.studio)
     assert shown is None or shown.score == score
     assert world.studio.serve(1) == task
@@ -195,3 +197,54 @@ def test_of_two_writes_of_one_task_the_newer_stands_whatever_arrives_last(world:
     window.write(live, task, older, EMPTY, world.studio)
     rows = world.studio.predictions(1, [task])
     assert [row.score for row in rows] == [newer]
+
+
+def test_answers_that_arrive_while_everything_is_reloaded_are_all_there_afterwards(state: RedisState) -> None:
+    world = World(state, count=120, window=40)
+    world.settle()
+
+    def label(who: int) -> None:
+        for task in world.tasks[who::4]:
+            world.answer(task, who=who, number=int(task))
+
+    with ThreadPoolExecutor(4) as people:
+        work = [people.submit(label, who) for who in range(4)]
+        while not all(one.done() for one in work):
+            world.project.reload()
+            world.project.tend()
+        for one in work:
+            one.result()
+    assert world.project.live.counts()["labelled"] == 120
+    assert set(world.index.state.values()) == {LabelState.LABELLED}
+    world.project.queue.window.resolve(world.project.live, world.studio)
+    held = [row.task for row in world.studio.predictions(1)]
+    assert len(held) == len(set(held))
+
+
+def test_a_strategy_that_fails_neither_stops_submits_nor_empties_the_window(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*given: object) -> int:
+        raise ZeroDivisionError("by somebody else")
+
+    broken = strategies.Chain("broken", (), fail, strategies.Batch("broken", (), fail))
+    monkeypatch.setitem(registry.BUILT_IN, "broken", broken)
+    world.queue.strategy = "broken"
+    world.settle()
+    assert "random order" in world.queue.fallback
+    move = world.answer(world.studio.serve(1))
+    assert world.studio.serve(1) == move.task
+
+
+def test_predictions_handed_to_label_studio_are_forgotten_only_when_they_are_long_overdue(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    window, live = world.queue.window, world.project.live
+    lacking = next(task for task in world.tasks if task not in window)
+    world.project.predictions([Task(lacking, {})])
+    window.resolve(live, world.studio)
+    assert lacking in window
+    monkeypatch.setattr("ml_backend.services.window.ARRIVAL_SECONDS", -1.0)
+    window.resolve(live, world.studio)
+    assert lacking not in window
+    assert lacking not in world.state.window(world.ref)
