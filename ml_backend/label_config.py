@@ -22,12 +22,13 @@ class _NoDoctype(ET.TreeBuilder):
 def parse_label_config(xml: str) -> LabelSpec:
     """The first Choices control on an Image whose classes are fixed; UnusableConfig says why there is none.
 
-    Classes are what results store: a choice's ``alias`` where it has one, else its ``value``.
+    Classes are what results store: a choice's ``alias`` where it has one, else its ``value``. Choices inside
+    of choices are left out: Label Studio's editor doesn't offer them unless ``allowNested`` is set.
     """
     root = _parse(xml)
-    images = {tag.get("name", ""): tag for tag in _tags(root, "image")}
+    images = {tag.get("name", ""): tag for tag in _outermost(root, "image")}
     reasons: list[str] = []
-    for control in _tags(root, "choices"):
+    for control in _outermost(root, "choices"):
         found = _spec(control, images)
         if isinstance(found, LabelSpec):
             return found
@@ -53,8 +54,15 @@ def _parse(xml: str) -> ET.Element:
     return root
 
 
-def _tags(root: ET.Element, name: str) -> Iterator[ET.Element]:
-    return (tag for tag in root.iter() if isinstance(tag.tag, str) and tag.tag.lower() == name)
+def _outermost(root: ET.Element, name: str) -> Iterator[ET.Element]:
+    """Elements of that name below ``root``, in order, without those inside of another such element."""
+    waiting = [*reversed(root)]
+    while waiting:
+        tag = waiting.pop()
+        if isinstance(tag.tag, str) and tag.tag.lower() == name:
+            yield tag
+        else:
+            waiting.extend(reversed(tag))
 
 
 def _spec(control: ET.Element, images: dict[str, ET.Element]) -> LabelSpec | str:
@@ -74,9 +82,10 @@ def _spec(control: ET.Element, images: dict[str, ET.Element]) -> LabelSpec | str
         return f"its image's value {value!r} is not one $KEY of the task"
     if control.get("value") or control.get("apiUrl"):
         return "its choices come from the task or from elsewhere, so there is no fixed list of classes"
-    choices = list(_tags(control, "choice"))
-    if control.get("allowNested", "").lower() == "true" and any(len(choice) for choice in choices):
-        return "its choices are nested (allowNested)"
+    choices = list(_outermost(control, "choice"))
+    nested = any(next(_outermost(choice, "choice"), None) is not None for choice in choices)
+    if nested and control.get("allowNested", control.get("allownested", "")).lower() == "true":
+        return "its choices are nested (allowNested), so its answers are paths"
     classes = tuple(
         dict.fromkeys(text for choice in choices if (text := choice.get("alias") or choice.get("value")))
     )

@@ -33,9 +33,9 @@ def test_the_alias_is_the_class_because_results_store_it() -> None:
     assert spec.classes == ("cat", "dog")
 
 
-def test_choices_inside_of_views_and_choices_count_once_each() -> None:
+def test_choices_inside_of_views_count_once_each_and_inside_of_choices_not_at_all() -> None:
     nested = f'<View>{CAT_DOG}</View><Choice value="bird"><Choice value="owl"/></Choice><Choice value="cat"/>'
-    assert parse_label_config(config(choices=nested)).classes == ("cat", "dog", "bird", "owl")
+    assert parse_label_config(config(choices=nested)).classes == ("cat", "dog", "bird")
 
 
 def test_a_list_of_images_is_an_image() -> None:
@@ -96,6 +96,16 @@ def test_one_choice_of_a_multiple_choice_is_a_question() -> None:
 def test_document_types_are_refused(doctype: str) -> None:
     with pytest.raises(UnusableConfig, match="DOCTYPE"):
         parse_label_config(doctype + config())
+
+
+@pytest.mark.parametrize("tag", ["View", "Choice", "Choices", "Image"])
+def test_a_huge_nested_config_is_read_in_no_time(tag: str) -> None:
+    opened = f'<{tag} name="image" toName="image" value="$x">'
+    count = 400_000 // len(opened)
+    deep = opened * count + f"</{tag}>" * count
+    assert parse_label_config(config(choices=CAT_DOG + deep)).classes[:2] == ("cat", "dog")
+    with pytest.raises(UnusableConfig):
+        parse_label_config(deep)
 
 
 def test_an_encoding_declaration_is_fine() -> None:
