@@ -52,7 +52,12 @@ class Stack:
             status = self.status(project)
             if all(_reached(status.get(name), value) for name, value in wanted.items()):
                 return status
-            assert time.monotonic() < end, (wanted, status, self.rush.backend.tail(), self.rush.worker.tail())
+            assert time.monotonic() < end, (
+                wanted,
+                status,
+                self.rush.backend.tail(),
+                self.rush.workers["slow"].tail(),
+            )
             time.sleep(0.2)
 
 

@@ -69,11 +69,13 @@ def serve() -> None:
 
 
 @main.command()
-def worker() -> None:
-    """Run a worker that embeds, trains and lays out maps."""
-    from ml_backend.adapters.jobs_rq import run_worker
+@click.option("--only", type=click.Choice(["fast", "slow"]), help="Take the short or the long jobs only.")
+def worker(only: str | None) -> None:
+    """Run a worker: fast jobs embed and sync, slow ones train, lay out maps and write them back."""
+    from ml_backend.adapters.jobs_rq import FAST, SLOW, run_worker
 
-    run_worker(_parts(logs=True).redis_url)
+    queues = {"fast": (FAST,), "slow": (SLOW,), None: (FAST, SLOW)}[only]
+    run_worker(_parts(logs=True).redis_url, queues)
 
 
 @main.command()

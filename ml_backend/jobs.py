@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,10 @@ from ml_backend.settings import Settings
 from ml_backend.wire import image_of
 
 log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 5.0
+TURN_SECONDS = 5.0
+"""How long writing coordinates may keep new images waiting."""
 
 
 @cache
@@ -43,7 +48,9 @@ def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
     """Embed the images of these tasks, then lay out the map."""
     here = parts()
     addresses = {TaskId(int(task)): address for task, address in images.items()}
-    report = ingesting.ingest(ref, addresses, here.studio, here.state, here.features, here.embedder)
+    report = ingesting.ingest(
+        ref, addresses, here.studio, here.state, here.features, here.embedder, _log_progress(ref, "embedded")
+    )
     for task, problem in report.failed.items():
         log.warning("project %s: task %s: %s", ref.id, task, problem)
     if report.embedded:
@@ -84,8 +91,12 @@ def sync(ref: ProjectRef) -> None:
         here.jobs.enqueue("project", ref)
 
 
+class TurnOver(Exception):
+    """A long job has had its turn; what is left is queued again."""
+
+
 def write_back(ref: ProjectRef) -> None:
-    """Write the map's coordinates to the tasks' metadata, nearest to the queue first."""
+    """Write the map's coordinates to the tasks' metadata, nearest to the queue first, in short turns."""
     here = parts()
     projection = here.artifacts.projection(ref)
     if projection is None:
@@ -94,12 +105,37 @@ def write_back(ref: ProjectRef) -> None:
     tasks = here.state.tasks(ref)
     order = sorted(tasks, key=lambda task: (task not in window, window.get(task, (0, 0.0))[1], task))
     as_data = here.settings.coordinates == "data"
-    writing.write_back(ref, here.studio, here.state, tasks, projection, order, as_data)
+    end = time.monotonic() + TURN_SECONDS
+
+    def turn(*_: int) -> None:
+        if time.monotonic() > end:
+            raise TurnOver
+
+    def sleep(seconds: float) -> None:
+        time.sleep(seconds)
+        turn()
+
+    try:
+        writing.write_back(ref, here.studio, here.state, tasks, projection, order, as_data, turn, sleep)
+    except TurnOver:
+        here.jobs.enqueue("write_back", ref)
 
 
 def _then_write_back(here: Parts, ref: ProjectRef) -> None:
     if here.settings.coordinates != "off":
         here.jobs.enqueue("write_back", ref)
+
+
+def _log_progress(ref: ProjectRef, what: str) -> Callable[[int, int], None]:
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > PROGRESS_SECONDS or done == total:
+            told = time.monotonic()
+            log.info("project %s: %d of %d images %s", ref.id, done, total, what)
+
+    return progress
 
 
 JOBS: dict[str, Any] = {job.__name__: job for job in (ingest, project, train, sync, write_back)}

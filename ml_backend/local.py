@@ -28,7 +28,8 @@ class LocalRush:
         folder = settings.data_dir.resolve()
         self.redis = None if settings.redis_url else LocalRedis(folder / "redis")
         self.backend = Child("backend", folder / "backend")
-        self.worker = Child("worker", folder / "worker")
+        # Two, so that new images need not wait until a long map is written back.
+        self.workers = {only: Child(f"worker-{only}", folder / f"worker-{only}") for only in ("fast", "slow")}
 
     @property
     def redis_url(self) -> str:
@@ -58,7 +59,8 @@ class LocalRush:
             "PYTHONUNBUFFERED": "1",
             **self.environment,
         }
-        self.worker.start([sys.executable, "-m", "ml_backend.cli", "worker"], environment)
+        for only, worker in self.workers.items():
+            worker.start([sys.executable, "-m", "ml_backend.cli", "worker", "--only", only], environment)
         self.backend.start([sys.executable, "-m", "ml_backend.cli", "serve"], environment)
         self.backend.wait(self._answers, 120, self.progress, "Starting the backend")
 
@@ -72,14 +74,15 @@ class LocalRush:
 
     def check(self) -> None:
         """ServerError with the log's tail where a part has died."""
-        for part in (self.backend, self.worker):
+        for part in (self.backend, *self.workers.values()):
             if not part.running:
                 raise ServerError(f"The {part.name} has ended.", part.tail())
 
     def stop(self) -> None:
         """Stop all parts in order; what they are doing is finished or stays queued."""
         self.backend.stop()
-        self.worker.stop()
+        for worker in self.workers.values():
+            worker.stop()
         if self.redis is not None:
             self.redis.stop()
 

@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 FAST, SLOW = "rush-fast", "rush-slow"
 QUEUES = (FAST, SLOW)
 HOUR = 3600
-FAST_JOBS = {"ingest", "sync"}
+FAST_JOBS = {"ingest", "sync", "write_back"}
+"""Jobs that wait for the network or give way soon; the others keep a CPU busy."""
 TIMEOUTS = {"ingest": 6 * HOUR, "write_back": 24 * HOUR}
 """Seconds after which a job counts as hung; both of these resume where they were."""
 TIMEOUT = HOUR
