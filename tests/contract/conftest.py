@@ -112,16 +112,14 @@ def start_rush(
 
         def start(**options: Any) -> Rush:
             folder: Path = tmp_path_factory.mktemp("rush")
-            settings = Settings(
-                **{
-                    "data_dir": folder,
-                    "redis_url": redis_url,
-                    "label_studio_url": label_studio.url,
-                    "label_studio_api_key": label_studio.token,
-                    "port": free_port(),
-                }
-                | options
-            )
+            fields: dict[str, Any] = {
+                "data_dir": folder,
+                "redis_url": redis_url,
+                "label_studio_url": label_studio.url,
+                "label_studio_api_key": label_studio.token,
+                "port": free_port(),
+            }
+            settings = Settings(**fields | options)
             return stack.enter_context(running(settings))
 
         yield start

@@ -29,8 +29,8 @@ RED = b"\x89PNG\r\n\x1a\n some bytes are enough here"
 
 
 def examine(rush: Rush, ref: ProjectRef, **options: Any) -> list[Finding]:
-    options = {"workers": lambda: "", "ask": False} | options
-    return doctor(ref, rush.studio, rush.state, rush.settings, **options)
+    chosen: dict[str, Any] = {"workers": lambda: "", "ask": False}
+    return doctor(ref, rush.studio, rush.state, rush.settings, **chosen | options)
 
 
 def broken(findings: list[Finding]) -> dict[str, Finding]:
@@ -91,7 +91,7 @@ def upload(rush: Rush, ref: ProjectRef) -> str:
     return str(next(iter(tasks[0]["data"].values())))
 
 
-SETTINGS = {
+SETTINGS: dict[str, tuple[dict[str, Any], str, str]] = {
     "sampling": ({"sampling": "Sequential sampling"}, "sampling", "Uncertainty sampling"),
     "many": ({"maximum_annotations": 2}, "annotations per task", "maximum_annotations"),
     "hidden": ({"show_collab_predictions": False}, "shown predictions", "prelabel"),
@@ -236,7 +236,7 @@ def test_wrong_credentials_are_named_and_repaired(start_rush: Callable[..., Rush
     assert "RUSH_BASIC_AUTH_PASSWORD" in found["backend"].fix
 
 
-WEBHOOKS = {
+WEBHOOKS: dict[str, tuple[dict[str, Any], str]] = {
     "inactive": ({"is_active": False}, "switched off"),
     "no payload": ({"send_payload": False}, "no payload"),
     "few actions": ({"send_for_all_actions": False, "actions": ["TASKS_CREATED"]}, "ANNOTATION_CREATED"),

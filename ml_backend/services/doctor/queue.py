@@ -88,7 +88,7 @@ def next_task(case: Case) -> Iterator[Fault]:
             "Label Studio does not serve the front of the queue.",
             f"task {served.task}, {place}",
             "If every other check passes, the project has ProjectMember rows (left by other editions or "
-            "scripts), which make the order random. On Label Studio's machine run `label-studio shell`, there: "
+            "scripts), which make the order random. On Label Studio's machine run `label-studio shell`: "
             "from projects.models import ProjectMember; "
             f"ProjectMember.objects.filter(project_id={case.ref.id}).delete()",
         )
