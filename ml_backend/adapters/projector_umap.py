@@ -13,7 +13,7 @@ from ml_backend.generation import Array, Floats, normalise
 NEIGHBOURS = 15
 FIRST_EPOCHS, NEXT_EPOCHS = 200, 100
 FIRST_RATE, NEXT_RATE = 1.0, 0.3
-"""An old map is refined in smaller steps: it moves less, and is as true to its neighbourhoods as a new one."""
+"""An old map is refined in smaller steps: it moves less, as true to its neighbourhoods as a new one."""
 LEAST = 16
 LANDMARKS = 20_000
 """Of more images than this an even sample is laid out, and the others go between their neighbours in it."""

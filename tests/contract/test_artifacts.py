@@ -205,5 +205,5 @@ def test_a_publisher_killed_at_any_moment_leaves_a_whole_generation(tmp_path):
 
 def test_a_folder_that_can_not_be_written_is_named(tmp_path):
     (tmp_path / "projects").write_text("a file where a folder should be")
-    with pytest.raises(StoreError, match="projects.*RUSH_DATA_DIR"):
+    with pytest.raises(StoreError, match=r"projects.*RUSH_DATA_DIR"):
         FileArtifacts(tmp_path).publish_generation(REF, generation(1))

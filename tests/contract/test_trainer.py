@@ -77,5 +77,5 @@ def test_a_class_without_an_example_does_no_harm():
 
 
 def test_an_unknown_device_is_named():
-    with pytest.raises(BadRequest, match="'tpu'.*RUSH_DEVICE"):
+    with pytest.raises(BadRequest, match=r"'tpu'.*RUSH_DEVICE"):
         TorchTrainer("tpu")

