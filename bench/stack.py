@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from pydantic import SecretStr
 
 from ml_backend.adapters.features import FileFeatures
 from ml_backend.adapters.servers import LocalLabelStudio, free_port
@@ -68,7 +68,7 @@ def _reached(value: Any, wanted: Any) -> bool:
 
 
 @contextmanager
-def stack(folder: Path, studio_env: Path, progress: Any = print, **environment: str) -> Iterator[Stack]:
+def stack(folder: Path, studio_env: Path, progress: Any = print, **options: Any) -> Iterator[Stack]:
     """Start Label Studio and Rush in ``folder``; everything is stopped at the end."""
     studio = LocalLabelStudio(
         folder / "label_studio",
@@ -81,16 +81,14 @@ def stack(folder: Path, studio_env: Path, progress: Any = print, **environment: 
     )
     studio.start(progress)
     try:
-        environment = {
-            "LABEL_STUDIO_URL": studio.url,
-            "LABEL_STUDIO_API_KEY": TOKEN,
-            "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(studio.files_root),
-            "RUSH_DATA_DIR": str(folder / "rush"),
-            "RUSH_PORT": str(free_port()),
-            **environment,
-        }
-        os.environ.update(environment)
-        settings = Settings()
+        settings = Settings(
+            label_studio_url=studio.url,
+            label_studio_api_key=SecretStr(TOKEN),
+            local_files_root=str(studio.files_root),
+            data_dir=folder / "rush",
+            port=free_port(),
+            **options,
+        )
         with (
             LocalRush(settings, progress) as rush,
             httpx.Client(

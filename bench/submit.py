@@ -108,7 +108,7 @@ def main() -> None:
     figures: dict[str, Any] = {}
     with (
         tempfile.TemporaryDirectory(prefix="rush-bench-") as folder,
-        stack(Path(folder), options.label_studio, RUSH_TRAIN_LABELS="50", RUSH_COORDINATES="off") as studio,
+        stack(Path(folder), options.label_studio, train_labels=50, coordinates="off") as studio,
     ):
         store_features(studio.parts, keys, features)
         for size in options.sizes:

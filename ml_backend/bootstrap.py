@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from ml_backend.adapters.decode import Limits
 
 
+PROMPT = 0.8
+"""Seconds for the one prediction request inside a submit: Label Studio gives the webhook one second."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """Every adapter of one process, made when it is first used; the web process never asks for torch."""
@@ -90,6 +94,7 @@ class Parts:
             allowed_hosts=settings.allowed_hosts,
             file_roots=settings.file_roots,
             max_image_bytes=int(settings.max_image_mb * 1e6),
+            prediction_timeout=PROMPT,
         )
 
     @cached_property

@@ -16,6 +16,8 @@ from rich.logging import RichHandler
 import strategies
 from ml_backend.bootstrap import Parts
 from ml_backend.errors import BadRequest, RushError
+from ml_backend.services.connect import Step
+from ml_backend.services.doctor import Finding
 from ml_backend.settings import Settings
 
 console = Console(stderr=True)
@@ -98,6 +100,64 @@ def _wait(running: Any) -> NoReturn:
 
 def _raise_interrupt() -> NoReturn:
     raise KeyboardInterrupt
+
+
+@main.command()
+@click.option("--project", type=int, help="Id of an existing project.")
+@click.option("--create", "title", help="Title of a project, made where there is none of that title.")
+@click.option(
+    "--label-config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=Path("label_config.xml"),
+    show_default=True,
+    help="Label config of a new project.",
+)
+def connect(project: int | None, title: str | None, label_config: Path) -> None:
+    """Set up a project for Rush in Label Studio and prove that it works."""
+    from ml_backend.commands import connect as run
+
+    if (project is None) == (title is None):
+        raise BadRequest("Say which project.", "Use --project ID or --create TITLE, one of them.")
+    config = label_config.read_text() if title else ""
+    number = run(_parts(), project, title or "", config, _show_step)
+    console.print(f"Project {number} is connected.")
+
+
+def _show_step(step: Step) -> None:
+    mark = {"done": "[green]✓[/]", "changed": "[green]✓[/]", "kept": "[green]✓[/]", "open": "[yellow]·[/]"}
+    console.print(f"{mark[step.outcome]} {step.name}: {step.detail or step.outcome}", highlight=False)
+
+
+@main.command()
+@project_option
+def doctor(project: int) -> None:
+    """Check a connected project from end to end and print the fix of everything that is broken."""
+    from ml_backend.commands import doctor as run
+
+    findings = run(_parts(), project, _show_finding)
+    broken = [finding for finding in findings if finding.ok is False and not finding.warning]
+    console.print(f"{len(findings)} checks, {len(broken)} broken." if broken else "All is well.")
+    sys.exit(1 if broken else 0)
+
+
+def _show_finding(finding: Finding) -> None:
+    if finding.ok:
+        console.print(f"[green]✓[/] {finding.check}", highlight=False)
+        return
+    mark = "[yellow]·[/]" if finding.ok is None or finding.warning else "[red]✗[/]"
+    value = f" ({finding.value})" if finding.value else ""
+    console.print(f"{mark} {finding.check}: {finding.problem}{value}", highlight=False)
+    if finding.fix:
+        console.print(f"    → {finding.fix}", highlight=False)
+
+
+@main.command()
+def status() -> None:
+    """Show where every project of the running backend stands."""
+    from ml_backend.commands import status as run
+
+    for row in run(_parts()):
+        console.print_json(data=row)
 
 
 @main.command()

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from ml_backend.adapters.backend_http import backend_status
+from ml_backend.adapters.jobs_rq import missing_workers
 from ml_backend.bootstrap import Parts
 from ml_backend.services import connect as connecting
 from ml_backend.services.connect import Step
+from ml_backend.services.doctor import Finding
+from ml_backend.services.doctor import doctor as examine
 
 
 def connect(
@@ -29,3 +34,24 @@ def connect(
         progress=progress,
     )
     return project
+
+
+def doctor(
+    parts: Parts, project: int, progress: Callable[[Finding], None] = lambda finding: None
+) -> list[Finding]:
+    """Check a connected project; each finding is told as soon as it is made."""
+    return examine(
+        parts.ref(project),
+        parts.studio,
+        parts.state,
+        parts.settings,
+        workers=lambda: missing_workers(parts.redis_url),
+        progress=progress,
+    )
+
+
+def status(parts: Parts) -> list[dict[str, Any]]:
+    """What the running backend says of its projects; NotReady where none runs."""
+    settings = parts.settings
+    auth = (settings.basic_auth_user, settings.basic_auth_password.get_secret_value())
+    return backend_status(settings.backend_url, auth if settings.basic_auth_user else None)

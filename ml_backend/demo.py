@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from pydantic import SecretStr
 from rich.console import Console
 from rich.panel import Panel
 
@@ -55,19 +56,17 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = 8080) ->
     backend_port = _free(int(kept.get("backend_port", BACKEND_PORT)), console, "the backend")
     kept |= {"port": port, "backend_port": backend_port}
     note.write_text(json.dumps(kept))
-    environment = {
-        "LABEL_STUDIO_URL": studio.url,
-        "LABEL_STUDIO_API_KEY": kept["token"],
-        "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT": str(images),
-        "RUSH_DATA_DIR": str(folder / "rush"),
-        "RUSH_PORT": str(backend_port),
-        "RUSH_PUBLIC_URL": f"http://127.0.0.1:{backend_port}",
-    }
-    os.environ.update(environment)
-    os.environ.pop("RUSH_REDIS_URL", None)
+    settings = Settings(
+        label_studio_url=studio.url,
+        label_studio_api_key=SecretStr(kept["token"]),
+        local_files_root=str(images),
+        data_dir=folder / "rush",
+        redis_url="",
+        port=backend_port,
+    )
     try:
         studio.start(console.print)
-        with LocalRush(Settings(), console.print) as rush:
+        with LocalRush(settings, console.print) as rush:
             parts = Parts(rush.settings.model_copy(update={"redis_url": rush.redis_url}))
             project = _project(parts, images, data, kept, console)
             note.write_text(json.dumps(kept))

@@ -6,7 +6,6 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
 from types import TracebackType
 
 from ml_backend.adapters.child import Child, Progress, ServerError, port_is_free
@@ -17,14 +16,11 @@ from ml_backend.settings import Settings
 class LocalRush:
     """A context in which Rush runs; ServerError with the log's tail where a part doesn't start.
 
-    ``environment`` is added to our own for backend and worker; Redis is started only where none is set.
+    Backend and workers get these settings; Redis is started only where none is set.
     """
 
-    def __init__(
-        self, settings: Settings, progress: Progress, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, settings: Settings, progress: Progress) -> None:
         self.settings, self.progress = settings, progress
-        self.environment = dict(environment or {})
         folder = settings.data_dir.resolve()
         self.redis = None if settings.redis_url else LocalRedis(folder / "redis")
         self.backend = Child("backend", folder / "backend")
@@ -54,10 +50,10 @@ class LocalRush:
             self.redis.start(self.progress)
         environment = {
             **os.environ,
+            **settings.environment(),
             "RUSH_DATA_DIR": str(settings.data_dir.resolve()),
             "RUSH_REDIS_URL": self.redis_url,
             "PYTHONUNBUFFERED": "1",
-            **self.environment,
         }
         for only, worker in self.workers.items():
             worker.start([sys.executable, "-m", "ml_backend.cli", "worker", "--only", only], environment)

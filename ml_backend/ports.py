@@ -46,7 +46,7 @@ class LabelStudio(Protocol):
         """Idempotent: a prediction that is gone already is fine."""
 
     def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int:
-        """Append many predictions in one request; returns how many were created."""
+        """Append ``{"task": id, **wire.prediction(…)}`` in one request; returns how many were created."""
 
     def predictions(self, project: int, tasks: Sequence[TaskId] | None = None) -> list[PredictionRow]:
         """Prediction rows of the project, of these tasks only where given."""
@@ -59,8 +59,11 @@ class LabelStudio(Protocol):
     def next_task(self, project: int) -> TaskId | None:
         """The task that Label Studio would serve now to the token's user."""
 
-    def download(self, url: str) -> bytes:
-        """The bytes behind a task's image value; BadImage if refused, too large or not there."""
+    def download(self, url: str, project: int | None = None) -> bytes:
+        """The bytes behind a task's image value; BadImage if refused, too large or not there.
+
+        Cloud addresses (s3://, gs://, …) are resolved through the storages of ``project``.
+        """
 
     def call(self, method: str, path: str, **request: Any) -> Any:
         """Any other request (``json=``, ``params=``, ``files=``) and its JSON answer."""

@@ -78,3 +78,12 @@ class Settings(BaseSettings):
     def backend_url(self) -> str:
         """The address that Label Studio is told to call."""
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for a process that is to have the same."""
+        found: dict[str, str] = {}
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+            found[str(field.validation_alias or f"RUSH_{name.upper()}")] = text
+        return found

@@ -28,6 +28,7 @@ from ml_backend.errors import LabelStudioError, NotFound
 from ml_backend.generation import Array, Floats, Generation, Pca, Projection, normalise
 from ml_backend.services.project import Backend, Project
 from ml_backend.settings import Settings
+from ml_backend.wire import place_of
 
 CONFIG = """<View><Image name="image" value="$image"/><Choices name="label" toName="image" choice="single">
 <Choice value="a"/><Choice value="b"/><Choice value="c"/></Choices></View>"""
@@ -70,7 +71,7 @@ class FakeLabelStudio:
 
     def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int:
         for row in predictions:
-            self.create_prediction(project, row["task"], row["score"], row["result"])
+            self.create_prediction(project, row["task"], place_of(row["score"]), row["result"])
         return len(predictions)
 
     def predictions(self, project: int, tasks: Sequence[TaskId] | None = None) -> list[PredictionRow]:

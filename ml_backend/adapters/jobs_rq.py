@@ -15,7 +15,7 @@ from typing import Any
 from redis import Redis
 from redis.client import Pipeline
 from redis.exceptions import RedisError
-from rq import Queue, SimpleWorker
+from rq import Queue, SimpleWorker, Worker
 from rq.exceptions import StopRequested
 from rq.job import Job
 
@@ -163,6 +163,14 @@ def run_worker(url: str, queues: Sequence[str] = QUEUES, *, burst: bool = False)
         if burst or (worker is not None and worker.stopping):
             return
         time.sleep(RETRY_SECONDS)
+
+
+def missing_workers(url: str) -> str:
+    """Say which queues no worker listens to; nothing where all is well."""
+    with Redis.from_url(url, socket_connect_timeout=2, socket_timeout=10) as redis:
+        served = {name for worker in Worker.all(connection=redis) for name in worker.queue_names()}
+    lacking = [name for name in QUEUES if name not in served]
+    return f"no worker serves {', '.join(lacking)}" if lacking else ""
 
 
 def _digest(job: str, project: ProjectRef, arguments: Any) -> str:

@@ -148,7 +148,7 @@ class _Ingest:
     def _download(self, address: str) -> bytes | str:
         """The image's bytes, or what went wrong."""
         try:
-            return self.studio.download(address)
+            return self.studio.download(address, self.ref.id)
         except (RushError, OSError, ValueError) as error:
             return str(error) or type(error).__name__
 

@@ -32,7 +32,7 @@ class Images:
     def __init__(self, **files: bytes) -> None:
         self.files, self.asked, self.lock = files, Counter[str](), threading.Lock()
 
-    def download(self, url: str) -> bytes:
+    def download(self, url: str, project: int | None = None) -> bytes:
         with self.lock:
             self.asked[url] += 1
         if url not in self.files:

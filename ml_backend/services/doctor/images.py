@@ -23,7 +23,7 @@ def readable(case: Case) -> Iterator[Fault]:
             )
             continue
         try:
-            case.studio.download(url)
+            case.studio.download(url, case.ref.id)
         except BadImage as error:
             yield Fault(f"The backend can't read the image of task {task}.", error.message, _fix(error, url))
 
