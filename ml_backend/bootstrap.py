@@ -107,16 +107,18 @@ class Parts:
     @cached_property
     def features(self) -> Features:
         """Backbone features as files."""
-        from ml_backend.adapters.features import FileFeatures, feature_set
-
-        settings = self.settings
-        name = feature_set(settings.backbone, settings.image_size)
-        return FileFeatures(settings.data_dir / "features", name, self._dim())
-
-    def _dim(self) -> int:
         from ml_backend.adapters.backbones import backbone
+        from ml_backend.adapters.features import FileFeatures
 
-        return backbone(self.settings.backbone).dim
+        dim = backbone(self.settings.backbone).dim
+        return FileFeatures(self.settings.data_dir / "features", self.feature_set, dim)
+
+    @property
+    def feature_set(self) -> str:
+        """Name of the features that may be compared with each other."""
+        from ml_backend.adapters.features import feature_set
+
+        return feature_set(self.settings.backbone, self.settings.image_size)
 
     def index(self, project: ProjectRef) -> Index:
         """Qdrant: the server of RUSH_QDRANT_URL, else the engine embedded in this process."""

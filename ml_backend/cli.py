@@ -74,10 +74,14 @@ def serve() -> None:
 @click.option("--only", type=click.Choice(["fast", "slow"]), help="Take the short or the long jobs only.")
 def worker(only: str | None) -> None:
     """Run a worker: fast jobs embed and sync, slow ones train, lay out maps and write them back."""
+    from ml_backend import jobs
     from ml_backend.adapters.jobs_rq import FAST, SLOW, run_worker
 
     queues = {"fast": (FAST,), "slow": (SLOW,), None: (FAST, SLOW)}[only]
-    run_worker(_parts(logs=True).redis_url, queues)
+    url = _parts(logs=True).redis_url
+    if SLOW in queues:
+        jobs.warm()
+    run_worker(url, queues)
 
 
 @main.command()

@@ -32,13 +32,21 @@ def parts() -> Parts:
     return Parts(Settings())
 
 
+def warm() -> None:
+    """Compile and load what the first map and the first head would otherwise wait for: some ten seconds."""
+    began = time.monotonic()
+    parts().trainer  # noqa: B018 - made here, used later
+    parts().projector.warm()
+    log.info("Warm after %.0f s.", time.monotonic() - began)
+
+
 def learner(parts: Parts) -> Learner:
     """The rounds of a worker over its adapters."""
     return Learner(
         parts.state,
         parts.artifacts,
         parts.features,
-        parts.settings.backbone,
+        parts.feature_set,
         lambda: parts.trainer,
         lambda: parts.projector,
     )

@@ -141,6 +141,9 @@ class Projector(Protocol):
     def project(self, embeddings: Floats, initial: Array | None = None) -> Floats:
         """(n, d) → (n, 2) in [0, 1]; ``initial`` (n, 2) keeps the map steady (NaN rows: new images)."""
 
+    def warm(self) -> None:
+        """Compile what the first map would wait for."""
+
 
 class Artifacts(Protocol):
     """Published generations and projections of projects, as files; publishing is atomic."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ml_backend.domain import ContentKey, LabelSpec, LabelState, ProjectRef, TaskId
 from ml_backend.errors import NotReady
-from ml_backend.generation import Array, Floats, Generation, Pca, Projection
+from ml_backend.generation import Array, Floats, Generation, Head, Pca, Projection
 from ml_backend.label_config import parse_label_config
 from ml_backend.ports import Artifacts, Features, Projector, State, Trainer
 from ml_backend.services.labels import settle_all
@@ -27,6 +27,9 @@ BLOCK = 4096
 
 class PrincipalProjector:
     """``ports.Projector`` at once: the first two dimensions of a PCA space, until a better map is there."""
+
+    def warm(self) -> None:
+        """Nothing to compile."""
 
     def project(self, embeddings: Floats, initial: Array | None = None) -> Floats:
         """(n, d) → (n, 2) scaled to [0, 1]; an old map is not looked at."""
@@ -56,23 +59,28 @@ class Learner:
         fits = generation is not None and generation.backbone == self.backbone
         if generation is not None and fits and len(keys) < GROWTH * fitted_on:
             return generation
-        number = 0 if generation is None else generation.number + 1
-        fresh = Generation(
-            number, self.backbone, self._pca(keys), manifest={"images": len(keys), "labels": 0}
-        )
+        pca = fit_pca(self.features.get(keys))
+        if generation is not None and fits:  # the head reads features, not the raw space: it stays
+            manifest = {**generation.manifest, "images": len(keys)}
+            fresh = replace(generation, number=generation.number + 1, pca=pca, manifest=manifest)
+        else:
+            number = 0 if generation is None else generation.number + 1
+            fresh = Generation(number, self.backbone, pca, manifest={"images": len(keys), "labels": 0})
         self.artifacts.publish_generation(ref, fresh)
-        self.state.publish(ref, "generation", number=number)
+        self.state.publish(ref, "generation", number=fresh.number)
         return fresh
 
     def map(self, ref: ProjectRef) -> Projection:
         """Lay out all embedded images and publish; the first time a PCA map is there within a second."""
         generation = self.raw_space(ref)
         keys = sorted(self._embedded(ref))
-        embeddings = self._encode(generation, keys)
+        raw = self._encode(generation.pca, keys)
+        head = generation.head if generation.space == "head" else None
+        shown = raw if head is None else self._encode(head, keys)
         previous = self.artifacts.projection(ref)
         if previous is None:
-            self._publish(ref, lay_out(keys, embeddings, PrincipalProjector(), None, generation.number))
-        return self._publish(ref, lay_out(keys, embeddings, self.projector(), previous, generation.number))
+            self._publish(ref, lay_out(keys, raw, PrincipalProjector(), None, generation.number, shown))
+        return self._publish(ref, lay_out(keys, raw, self.projector(), previous, generation.number, shown))
 
     def learn(self, ref: ProjectRef) -> TrainOutcome:
         """Fit a head on all labels, publish it if it is no worse than the last; NotReady without images."""
@@ -126,12 +134,7 @@ class Learner:
         lacking = set(self.features.missing(keys))
         return [key for key in keys if key not in lacking]
 
-    def _pca(self, keys: list[ContentKey]) -> Pca:
-        return fit_pca(self.features.get(keys))
-
-    def _encode(self, generation: Generation, keys: list[ContentKey]) -> Floats:
-        head = generation.head if generation.space == "head" else None
-        encoder = generation.pca if head is None else head
+    def _encode(self, encoder: Pca | Head, keys: list[ContentKey]) -> Floats:
         parts = [
             encoder.encode(self.features.get(keys[start : start + BLOCK]))
             for start in range(0, len(keys), BLOCK)
