@@ -432,3 +432,9 @@ def test_the_two_switches_are_told_apart(
     finally:
         studio.close()
         server.stop()
+
+
+def test_the_page_about_connecting_lists_every_check_in_order() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "connect.md").read_text(encoding="utf-8")
+    table = page.partition("| check |")[2].split("\n\n")[0]
+    assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [name for name, _ in CHECKS]
