@@ -20,6 +20,7 @@ from ml_backend.ports import (
     State,
     Trainer,
 )
+from ml_backend.services.importer import TaskSink
 from ml_backend.settings import Settings
 
 if TYPE_CHECKING:
@@ -146,6 +147,14 @@ class Parts:
         settings = self.settings
         cache: Path = settings.data_dir / "networks"
         return open_embedder(settings.backbone, settings.image_size, settings.device, cache, self._limits)
+
+    @cached_property
+    def sink(self) -> TaskSink:
+        """The way of tasks and files into Label Studio."""
+        from ml_backend.adapters.sdk_import import SdkSink
+
+        token = self.settings.label_studio_api_key.get_secret_value()
+        return SdkSink(self.origin, token, self.studio)
 
     @cached_property
     def trainer(self) -> Trainer:

@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 import strategies
 from ml_backend.bootstrap import Parts
 from ml_backend.errors import BadRequest, RushError
+from ml_backend.progress import show_report, stages
 from ml_backend.services.connect import Step
 from ml_backend.services.doctor import Finding
 from ml_backend.settings import Settings
@@ -130,6 +131,18 @@ def connect(project: int | None, title: str | None, label_config: Path) -> None:
 def _show_step(step: Step) -> None:
     mark = {"done": "[green]✓[/]", "changed": "[green]✓[/]", "kept": "[green]✓[/]", "open": "[yellow]·[/]"}
     console.print(f"{mark[step.outcome]} {step.name}: {step.detail or step.outcome}", highlight=False)
+
+
+@main.command(name="import")
+@project_option
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+def import_(project: int, source: Path) -> None:
+    """Import the images of a folder, a .json or a .csv file, ready to be labelled."""
+    from ml_backend.commands import import_images
+
+    with stages(console) as progress:
+        report = import_images(_parts(), project, source, progress)
+    show_report(report, console)
 
 
 @main.command()

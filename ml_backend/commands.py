@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ml_backend.adapters.backend_http import backend_status
 from ml_backend.adapters.jobs_rq import missing_workers
 from ml_backend.bootstrap import Parts
+from ml_backend.jobs import learner
+from ml_backend.label_config import parse_label_config
 from ml_backend.services import connect as connecting
 from ml_backend.services.connect import Step
 from ml_backend.services.doctor import Finding
 from ml_backend.services.doctor import doctor as examine
+from ml_backend.services.importer import Importer, ImportReport, Progress
+from ml_backend.services.sources import read_source
 
 
 def connect(
@@ -34,6 +39,29 @@ def connect(
         progress=progress,
     )
     return project
+
+
+def import_images(
+    parts: Parts, project: int, source: Path, progress: Progress = lambda stage, done, total: None
+) -> ImportReport:
+    """Import the images of a folder, .json or .csv file; run again it imports what is new."""
+    ref = parts.ref(project)
+    config = str(parts.studio.project(project).get("label_config", ""))
+    spec = parse_label_config(config)
+    parts.state.set_options(ref, label_config=config)
+    importer = Importer(
+        ref,
+        spec,
+        parts.settings,
+        parts.studio,
+        parts.sink,
+        parts.state,
+        parts.features,
+        learner(parts),
+        lambda: parts.embedder,
+        progress,
+    )
+    return importer.run(read_source(source, spec.image_key))
 
 
 def doctor(

@@ -19,9 +19,10 @@ from rich.panel import Panel
 from ml_backend.adapters.child import ServerError, free_port, port_is_free
 from ml_backend.adapters.servers import LocalLabelStudio
 from ml_backend.bootstrap import Parts
-from ml_backend.commands import connect, import_with_progress
+from ml_backend.commands import connect, import_images
 from ml_backend.errors import BadRequest, RushError
 from ml_backend.local import LocalRush
+from ml_backend.progress import show_report, stages
 from ml_backend.services.hotkeys import KEY
 from ml_backend.settings import Settings
 
@@ -92,7 +93,9 @@ def _project(parts: Parts, images: Path, data: Path | None, kept: dict[str, Any]
     number = connect(
         parts, number, title, config, lambda step: console.print(f"  {step.name}: {step.detail}")
     )
-    report = import_with_progress(parts, number, images, console)
+    with stages(console) as progress:
+        report = import_images(parts, number, images, progress)
+    show_report(report, console)
     if report.imported or number not in titles.values():
         titles[title] = number
     end = time.monotonic() + 60

@@ -12,7 +12,7 @@ TEACHERS = 4096
 
 @batch("diversity", needs="vectors")
 def k_center(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
-    """Ask about the item farthest from all labelled and chosen ones (k-center greedy, Sener & Savarese 2018)."""
+    """Ask about the item farthest from all that are known (k-center greedy, Sener & Savarese 2018)."""
     if pool.vectors is None:
         raise StrategyError("diversity needs vectors, and the pool has none.")
     rows = np.flatnonzero(pool.available)

@@ -41,6 +41,8 @@ def get(name: str) -> QueryStrategy:
     """Return the strategy of that name; UnknownStrategy lists what there is and guesses what was meant."""
     if name in BUILT_IN:
         return BUILT_IN[name]
+    if name == typical.name:  # where chains start; no order of its own for a project
+        return typical
     for entry in entry_points(group=GROUP):
         if entry.name == name:
             strategy: QueryStrategy = entry.load()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -49,10 +49,10 @@ class Learner:
     trainer: Callable[[], Trainer]
     projector: Callable[[], Projector]
 
-    def raw_space(self, ref: ProjectRef) -> Generation:
+    def raw_space(self, ref: ProjectRef, coming: Sequence[ContentKey] = ()) -> Generation:
         """The current generation, or a new one where none fits the images; NotReady without images."""
         generation = self.artifacts.generation(ref)
-        keys = self._embedded(ref)
+        keys = self._embedded(ref, coming)
         if not keys:
             raise NotReady(f"Project {ref.id} has no embedded image yet.", "Import images or run rush sync.")
         fitted_on = int(generation.manifest.get("images", 0)) if generation is not None else 0
@@ -70,10 +70,13 @@ class Learner:
         self.state.publish(ref, "generation", number=fresh.number)
         return fresh
 
-    def map(self, ref: ProjectRef) -> Projection:
-        """Lay out all embedded images and publish; the first time a PCA map is there within a second."""
-        generation = self.raw_space(ref)
-        keys = sorted(self._embedded(ref))
+    def map(self, ref: ProjectRef, coming: Sequence[ContentKey] = ()) -> Projection:
+        """Lay out all embedded images and publish; the first time a PCA map is there within a second.
+
+        ``coming``: embedded images whose tasks are about to be imported.
+        """
+        generation = self.raw_space(ref, coming)
+        keys = sorted(self._embedded(ref, coming))
         raw = self._encode(generation.pca, keys)
         head = generation.head if generation.space == "head" else None
         shown = raw if head is None else self._encode(head, keys)
@@ -129,8 +132,8 @@ class Learner:
     def _spec(self, ref: ProjectRef) -> LabelSpec:
         return parse_label_config(self.state.options(ref).get("label_config", ""))
 
-    def _embedded(self, ref: ProjectRef) -> list[ContentKey]:
-        keys = dict.fromkeys(key for key in self.state.tasks(ref).values() if key)
+    def _embedded(self, ref: ProjectRef, coming: Sequence[ContentKey] = ()) -> list[ContentKey]:
+        keys = dict.fromkeys(key for key in (*self.state.tasks(ref).values(), *coming) if key)
         lacking = set(self.features.missing(keys))
         return [key for key in keys if key not in lacking]
 

@@ -1,0 +1,69 @@
+"""``importer.TaskSink`` on label-studio-sdk, which takes seconds to load: for the command line only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from label_studio_sdk import LabelStudio as Sdk
+from label_studio_sdk.core.api_error import ApiError
+
+from ml_backend.domain import TaskId
+from ml_backend.errors import LabelStudioError
+from ml_backend.ports import LabelStudio
+
+TIMEOUT = 600.0
+
+
+class SdkSink:
+    """Creates tasks, storages and uploads; LabelStudioError where Label Studio refuses."""
+
+    def __init__(self, url: str, token: str, studio: LabelStudio) -> None:
+        self._sdk = Sdk(base_url=url, api_key=token, timeout=TIMEOUT)
+        self._studio = studio
+
+    def ensure_storage(self, project: int, folder: Path) -> None:
+        """Make Label Studio serve the files below ``folder`` to this project; nothing is synced."""
+        try:
+            for storage in self._sdk.import_storage.local.list(project=project):
+                if storage.path and folder.is_relative_to(Path(storage.path).resolve()):
+                    return
+            self._sdk.import_storage.local.create(
+                project=project, path=str(folder), use_blob_urls=True, title="Rush", regex_filter=".*"
+            )
+        except ApiError as error:
+            raise LabelStudioError(
+                f"Label Studio can't serve {folder}: {error.body}.",
+                "Set its LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT to a folder above, or unset ours to upload.",
+            ) from None
+
+    def upload(self, project: int, files: Sequence[Path]) -> list[str]:
+        """Upload files without making tasks of them; returns their addresses in order."""
+        with ExitStack() as stack:
+            # One name a part: Label Studio keys the files of a request by it.
+            parts = {
+                f"file{n}": (f"{n:04}-{path.name}", stack.enter_context(path.open("rb")))
+                for n, path in enumerate(files)
+            }
+            answer = self._studio.call(
+                "POST",
+                f"/api/projects/{project}/import",
+                params={"commit_to_project": "false"},
+                files=parts,
+                timeout=TIMEOUT,
+            )
+        numbers = sorted(answer["file_upload_ids"])
+        addresses = [self._studio.call("GET", f"/api/import/file-upload/{n}")["file"] for n in numbers]
+        return [f"/data/{address}" for address in addresses]
+
+    def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[TaskId]:
+        """Create tasks in one request; returns their ids in order."""
+        try:
+            answer = self._sdk.projects.import_tasks(
+                id=project, request=[dict(task) for task in tasks], return_task_ids=True
+            )
+        except ApiError as error:
+            raise LabelStudioError(f"Label Studio refused {len(tasks)} tasks: {error.body}.") from None
+        return [TaskId(int(task)) for task in answer.task_ids or ()]

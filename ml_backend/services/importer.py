@@ -1,0 +1,251 @@
+"""Import images so that the very request that creates the tasks carries map, window and identity.
+
+Read and hash → embed what is new → lay out the map → import in the order in which the queue starts. Every
+step is kept as soon as it is done: the same command run again goes on where it was cut off.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote
+
+import numpy as np
+
+import strategies
+from ml_backend.content import content_key
+from ml_backend.domain import EMPTY, ContentKey, LabelSpec, LabelState, PredictionId, ProjectRef, TaskId
+from ml_backend.errors import RushError
+from ml_backend.generation import Floats, Projection
+from ml_backend.ports import Embedder, Features, LabelStudio, State
+from ml_backend.services.labels import settle_all
+from ml_backend.services.learn import Learner
+from ml_backend.services.sources import SourceImage
+from ml_backend.services.sync import sync
+from ml_backend.settings import Settings
+from ml_backend.wire import coordinates, prediction
+
+CHUNK = 256
+"""Features kept together."""
+AT_ONCE = 1000
+"""Tasks per import request."""
+UPLOADS = 50
+"""Files per upload request."""
+
+Progress = Callable[[str, int, int], None]
+"""Hears the stage's name, how much of it is done, and all of it."""
+
+
+class TaskSink(Protocol):
+    """How tasks and files get into Label Studio."""
+
+    def ensure_storage(self, project: int, folder: Path) -> None:
+        """Make Label Studio serve the files below ``folder`` to this project."""
+
+    def upload(self, project: int, files: Sequence[Path]) -> list[str]:
+        """Upload files; returns their addresses in order."""
+
+    def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[TaskId]:
+        """Create tasks in one request; returns their ids in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImportReport:
+    """What became of the images; ``skipped`` are (name, reason)."""
+
+    imported: int
+    duplicates: int
+    skipped: list[tuple[str, str]]
+    seconds: float
+
+
+@dataclass(slots=True)
+class Importer:
+    """Imports images into one project; NotFound or LabelStudioError where Label Studio refuses."""
+
+    ref: ProjectRef
+    spec: LabelSpec
+    settings: Settings
+    studio: LabelStudio
+    sink: TaskSink
+    state: State
+    features: Features
+    learner: Learner
+    embedder: Callable[[], Embedder]
+    progress: Progress = lambda stage, done, total: None
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+
+    def run(self, images: Iterable[SourceImage]) -> ImportReport:
+        """Import what is new; whatever can't be read is skipped and reported."""
+        began = time.monotonic()
+        sync(self.ref, self.studio, self.state, self.spec, features=self.features)
+        found = list(images)
+        keyed = self._embed(found)
+        there = set(self.state.tasks(self.ref).values())
+        fresh = {key: image for key, image in keyed.items() if key not in there}
+        if fresh:
+            self.progress("Laying out the map", 0, 1)
+            projection = self.learner.map(self.ref, list(fresh))
+            self.progress("Laying out the map", 1, 1)
+            self._import(fresh, projection)
+        self.state.publish(self.ref, "synced")
+        duplicates = len(found) - len(self.skipped) - len(fresh)
+        return ImportReport(len(fresh), duplicates, self.skipped, time.monotonic() - began)
+
+    # ---- reading and embedding
+
+    def _embed(self, images: Sequence[SourceImage]) -> dict[ContentKey, SourceImage]:
+        """Give every readable image features; the first image of each content key."""
+        keyed: dict[ContentKey, SourceImage] = {}
+        read = 0
+
+        def new() -> Iterator[tuple[str, bytes]]:
+            nonlocal read
+            for image in images:
+                read += 1
+                data = self._read(image)
+                if isinstance(data, str):
+                    self.skipped.append((image.name, data))
+                elif (key := content_key(data)) not in keyed:
+                    keyed[key] = image
+                    if key not in self.features:
+                        yield key, data
+                self.progress("Embedding", read, len(images))
+
+        chunk: dict[ContentKey, Floats] = {}
+        for name, outcome in self._stream(new()):
+            if isinstance(outcome, Exception):
+                image = keyed.pop(ContentKey(name))
+                self.skipped.append((image.name, str(outcome)))
+                continue
+            chunk[ContentKey(name)] = outcome
+            if len(chunk) >= CHUNK:
+                self._keep(chunk)
+        self._keep(chunk)
+        return keyed
+
+    def _stream(self, images: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, Floats | Exception]]:
+        """Embed; the network is loaded only where there is something new."""
+        first = next(images, None)
+        if first is None:
+            return iter(())
+
+        def again() -> Iterator[tuple[str, bytes]]:
+            yield first
+            yield from images
+
+        return self.embedder().embed(again())
+
+    def _keep(self, chunk: dict[ContentKey, Floats]) -> None:
+        if chunk:
+            self.features.append(list(chunk), np.stack(list(chunk.values())))
+            chunk.clear()
+
+    def _read(self, image: SourceImage) -> bytes | str:
+        """The image's bytes, or why there are none."""
+        if image.problem:
+            return image.problem
+        limit = int(self.settings.max_image_mb * 1e6)
+        try:
+            if image.path is None:
+                return self.studio.download(image.address, self.ref.id)
+            if image.path.stat().st_size > limit:
+                return f"It is larger than {self.settings.max_image_mb:g} MB (RUSH_MAX_IMAGE_MB)."
+            return image.path.read_bytes()
+        except (OSError, RushError) as error:
+            return str(error)
+
+    # ---- importing
+
+    def _import(self, fresh: Mapping[ContentKey, SourceImage], projection: Projection) -> None:
+        keys = self._ordered(list(fresh), projection)
+        row_of = {str(key): row for row, key in enumerate(projection.keys)}
+        waiting = sum(state is LabelState.OPEN for state in self._window_states())
+        first = max(0, self.settings.window - waiting)
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            places = self.state.append_scores(self.ref, max(0, min(len(some), first - start)))
+            addresses = self._addresses([fresh[key] for key in some])
+            tasks = [
+                self._task(key, fresh[key], address, projection, row_of[key])
+                for key, address in zip(some, addresses, strict=True)
+            ]
+            for task, place in zip(tasks, places, strict=False):
+                task["predictions"] = [prediction(self.spec, EMPTY, place)]
+            ids = self.sink.import_tasks(self.ref.id, tasks)
+            self.state.set_keys(
+                {f"{self.ref.origin} {a}": key for a, key in zip(addresses, some, strict=True)}
+            )
+            self.state.set_tasks(self.ref, dict(zip(ids, some, strict=True)))
+            self.state.set_window(
+                self.ref, {task: (PredictionId(0), float(p)) for task, p in zip(ids, places, strict=False)}
+            )
+            self.progress("Importing", start + len(some), len(keys))
+
+    def _window_states(self) -> Iterator[LabelState]:
+        settled = settle_all(self.state.annotations(self.ref))
+        for task in self.state.window(self.ref):
+            yield settled.get(task, (LabelState.OPEN, ()))[0]
+
+    def _ordered(self, keys: list[ContentKey], projection: Projection) -> list[ContentKey]:
+        """In the order in which a queue without labels starts: typical images of each region first."""
+        row_of = {str(key): row for row, key in enumerate(projection.keys)}
+        rows = np.array([row_of[key] for key in keys])
+        everything, nothing = np.ones(len(rows), bool), np.zeros(len(rows), bool)
+        pool = strategies.Pool(
+            vectors=None,
+            available=everything,
+            labelled=nothing,
+            answers=np.full(len(rows), -1),
+            clusters=projection.cluster[rows],
+            density=projection.density[rows],
+        )
+        return [keys[row] for row in strategies.select("typical", pool, len(rows)).rows]
+
+    def _task(
+        self, key: ContentKey, image: SourceImage, address: str, projection: Projection, row: int
+    ) -> dict[str, Any]:
+        x, y = (float(value) for value in projection.xy[row])
+        rush = coordinates(x, y, int(projection.cluster[row]), projection.generation, key)
+        data = {**image.data, self.spec.image_key: address}
+        if self.settings.coordinates == "data":
+            data |= {f"rush_{name}": rush[name] for name in ("x", "y", "cluster")}
+        if self.settings.coordinates == "off":
+            rush = {"key": key}
+        return {"data": data, "meta": {"rush": rush}}
+
+    def _addresses(self, images: Sequence[SourceImage]) -> list[str]:
+        """Where Label Studio finds each image: in place, where it may read there, else uploaded."""
+        addresses = [image.address for image in images]
+        local = [n for n, image in enumerate(images) if image.path and self._local(image.path)]
+        for n in local:
+            addresses[n] = self._local(images[n].path) or ""
+        if local:
+            self.sink.ensure_storage(self.ref.id, _common([images[n].path for n in local]))
+        rest = [n for n, address in enumerate(addresses) if not address]
+        for start in range(0, len(rest), UPLOADS):
+            some = rest[start : start + UPLOADS]
+            files = [path for n in some if (path := images[n].path)]
+            for n, address in zip(some, self.sink.upload(self.ref.id, files), strict=True):
+                addresses[n] = address
+            self.progress("Uploading", start + len(some), len(rest))
+        return addresses
+
+    def _local(self, path: Path | None) -> str | None:
+        root = self.settings.local_files_root
+        if not root or path is None or not path.resolve().is_relative_to(Path(root).resolve()):
+            return None
+        relative = path.resolve().relative_to(Path(root).resolve())
+        return f"/data/local-files/?d={quote(str(relative))}"
+
+
+def _common(paths: Sequence[Path | None]) -> Path:
+    folders = {path.resolve().parent for path in paths if path is not None}
+    first = next(iter(folders))
+    for folder in (first, *first.parents):
+        if all(other.is_relative_to(folder) for other in folders):
+            return folder
+    return first
