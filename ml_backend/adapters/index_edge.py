@@ -26,63 +26,54 @@ EXACT_BELOW = 20_000
 class EdgeIndex:
     """Nearest neighbours among one project's tasks; safe for many threads, for one process only.
 
-    ``folder`` is emptied when the index is opened. Searches go on while ``build`` makes its successor.
+    ``folder`` is emptied when the index is opened. Searches go on while ``build`` makes its successor, and
+    what is changed meanwhile is changed in the successor too.
     """
 
     def __init__(self, folder: Path) -> None:
         self._root = folder
         shutil.rmtree(folder, ignore_errors=True)
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         self._building = threading.Lock()
-        self._shard = self._create()
-        self._count = 0
-
-    def _create(self) -> qe.EdgeShard:
-        self._folder = self._root / uuid.uuid4().hex
-        self._folder.mkdir(parents=True)
-        vectors = {space: qe.EdgeVectorParams(SPACE_DIM, qe.Distance.Dot) for space in SPACES}
-        config = qe.EdgeConfig(
-            vectors=vectors,
-            on_disk_payload=False,
-            hnsw_config=qe.HnswIndexConfig(m=16, ef_construct=64, full_scan_threshold=1000),
-            optimizers=qe.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=1000),
-            wal_enabled=False,
-        )
-        shard = qe.EdgeShard.create(str(self._folder), config)
-        shard.update(qe.UpdateOperation.create_field_index("state", qe.PayloadSchemaType.Integer))
-        return shard
+        self._missed: list[qe.UpdateOperation] | None = None
+        self._folder, self._shard = self._create()
 
     def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
         """Replace everything: task ids (n,), per space (n, SPACE_DIM) unit vectors, states (n,)."""
         with self._building:
-            old_folder = self._folder
-            fresh = self._create()
-            for points in _points(tasks, vectors, states):
-                fresh.update(qe.UpdateOperation.upsert_points(points))
-            if len(tasks) > EXACT_BELOW:
-                fresh.optimize()
             with self._lock:
-                old, self._shard = self._shard, fresh
-            old.close()
-            shutil.rmtree(old_folder, ignore_errors=True)
+                self._missed = []
+            folder, fresh = self._create()
+            try:
+                for points in _points(tasks, vectors, states):
+                    fresh.update(qe.UpdateOperation.upsert_points(points))
+                if len(tasks) > EXACT_BELOW:
+                    fresh.optimize()
+                with self._lock:
+                    for change in self._missed:
+                        fresh.update(change)
+                    # the old shard is not closed: searches on it may be under way, the last one frees it
+                    folder, self._folder, self._shard = self._folder, folder, fresh
+            finally:
+                self._missed = None
+                shutil.rmtree(folder, ignore_errors=True)
 
     def upsert(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
         """Add or replace these tasks."""
-        with self._lock:
-            for points in _points(tasks, vectors, states):
-                self._shard.update(qe.UpdateOperation.upsert_points(points))
+        for points in _points(tasks, vectors, states):
+            self._apply(qe.UpdateOperation.upsert_points(points))
 
     def mark(self, tasks: Sequence[int], state: LabelState) -> None:
         """Set the label state of these tasks; unknown ones are left alone."""
         if len(tasks):
-            with self._lock:
-                self._shard.update(qe.UpdateOperation.set_payload(list(map(int, tasks)), {"state": int(state)}))
+            # by filter, because a list of ids is refused where one of them is unknown
+            known = qe.Filter(must=[qe.HasIdCondition(set(map(int, tasks)))])
+            self._apply(qe.UpdateOperation.set_payload_by_filter(known, {"state": int(state)}))
 
     def delete(self, tasks: Sequence[int]) -> None:
         """Forget these tasks."""
         if len(tasks):
-            with self._lock:
-                self._shard.update(qe.UpdateOperation.delete_points(list(map(int, tasks))))
+            self._apply(qe.UpdateOperation.delete_points(list(map(int, tasks))))
 
     def neighbours(self, space: str, vector: Floats, k: int, state: LabelState) -> tuple[Array, Floats]:
         """The at most ``k`` nearest tasks in that state: ids (m,) int64, cosines (m,), nearest first."""
@@ -92,8 +83,7 @@ class EdgeIndex:
         request = qe.QueryRequest(
             limit=int(k), query=qe.Query.Nearest(vector.tolist(), using=space), filter=wanted
         )
-        with self._lock:
-            found = self._shard.query(request)
+        found = self._shard.query(request)
         return (
             np.array([point.id for point in found], np.int64),
             np.array([point.score for point in found], np.float32),
@@ -101,8 +91,7 @@ class EdgeIndex:
 
     def vectors(self, space: str, tasks: Sequence[int]) -> dict[int, Floats]:
         """Stored vectors of these tasks; unknown ones are left out."""
-        with self._lock:
-            rows = self._shard.retrieve(list(map(int, tasks)), with_payload=False, with_vector=[space])
+        rows = self._shard.retrieve(list(map(int, tasks)), with_payload=False, with_vector=[space])
         return {
             int(row.id): np.array(row.vector[space], np.float32)
             for row in rows
@@ -110,14 +99,34 @@ class EdgeIndex:
         }
 
     def __len__(self) -> int:
-        with self._lock:
-            return int(self._shard.count(qe.CountRequest(exact=True)))
+        return int(self._shard.count(qe.CountRequest(exact=True)))
 
     def close(self) -> None:
         """Free memory and disk; the index can't be used afterwards."""
         with self._lock:
             self._shard.close()
             shutil.rmtree(self._root, ignore_errors=True)
+
+    def _apply(self, change: qe.UpdateOperation) -> None:
+        with self._lock:
+            self._shard.update(change)
+            if self._missed is not None:
+                self._missed.append(change)
+
+    def _create(self) -> tuple[Path, qe.EdgeShard]:
+        folder = self._root / uuid.uuid4().hex
+        folder.mkdir(parents=True)
+        vectors = {space: qe.EdgeVectorParams(SPACE_DIM, qe.Distance.Dot) for space in SPACES}
+        config = qe.EdgeConfig(
+            vectors=vectors,
+            on_disk_payload=False,
+            hnsw_config=qe.HnswIndexConfig(m=16, ef_construct=64, full_scan_threshold=1000),
+            optimizers=qe.EdgeOptimizersConfig(default_segment_number=1, indexing_threshold=1000),
+            wal_enabled=False,
+        )
+        shard = qe.EdgeShard.create(str(folder), config)
+        shard.update(qe.UpdateOperation.create_field_index("state", qe.PayloadSchemaType.Integer))
+        return folder, shard
 
 
 def _points(tasks: Array, vectors: Mapping[str, Floats], states: Array) -> Iterator[list[qe.Point]]:
