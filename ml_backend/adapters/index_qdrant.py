@@ -20,6 +20,8 @@ from ml_backend.generation import Array, Floats
 
 SPACES = ("raw", "head")
 BATCH = 1000
+EF = 256
+"""Candidates of a graph search; see ``index_edge``."""
 ABANDONED_S = 3600
 """A collection that no alias names after this many seconds was left by a killed build."""
 
@@ -97,6 +99,7 @@ class QdrantIndex:
                 using=space,
                 query_filter=models.Filter(must=[match]),
                 limit=int(k),
+                search_params=models.SearchParams(hnsw_ef=EF),
                 with_payload=False,
             ).points
         return (
