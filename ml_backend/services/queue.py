@@ -225,10 +225,13 @@ class Queue:
             available = self.available(live)
             best = [task for task in self.ranking if task in live.row_of and available[live.row_of[task]]]
             front = [*self.promised(live), *best[:count]]
-        for task in reversed(front):
+            # Reserved at once and written from the front: what was promised is never behind the others.
+            scores = sorted(self.window.state.push_scores(live.ref, len(front)))
+        for task, place in zip(front, scores, strict=True):
             with self._lock, live.lock:
-                if not self._is_open(live, task):
-                    continue
+                now = self.window.places.get(task)
+                if not self._is_open(live, task) or (now is not None and now.score <= place):
+                    continue  # answered, or put in front by a submit meanwhile
                 suggestion = suggest(live, [live.row_of[task]])[0]
-                score = self.window.stage(live, task, suggestion)
+                score = self.window.stage(live, task, suggestion, float(place))
             self.window.write(live, task, score, suggestion, studio)

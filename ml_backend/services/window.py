@@ -101,10 +101,13 @@ class Window:
             self._heap = [(place.score, task) for task, place in self.places.items()]
             heapq.heapify(self._heap)
 
-    def stage(self, live: LivePool, task: TaskId, suggestion: Suggestion) -> float:
-        """Give the task a place in front of everything; ``write`` must follow, and tells Label Studio."""
+    def stage(
+        self, live: LivePool, task: TaskId, suggestion: Suggestion, score: float | None = None
+    ) -> float:
+        """Give the task a place, in front of everything or ``score``; ``write`` must follow."""
         with self._lock:
-            score = float(self.state.push_scores(live.ref, 1)[0])
+            if score is None:
+                score = float(self.state.push_scores(live.ref, 1)[0])
             place = self.places.setdefault(task, Place(PredictionId(0), score))
             place.score, place.labels = score, suggestion.labels
             place.writing += 1

@@ -1,77 +1,19 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from product import Product
 from sklearn.datasets import load_digits
 
-from ml_backend.adapters.backend_http import backend_status
 from ml_backend.adapters.label_studio import HttpLabelStudio
 from ml_backend.adapters.servers import LocalLabelStudio, free_port
 from ml_backend.bootstrap import Parts
 from ml_backend.local import LocalRush
 from ml_backend.settings import Settings
-
-CLASSES = tuple("0123456789")
-
-
-def label_config(choice: str = "single", classes: tuple[str, ...] = CLASSES) -> str:
-    rows = "".join(f'<Choice value="{name}"/>' for name in classes)
-    return (
-        '<View><Image name="image" value="$image"/>'
-        f'<Choices name="label" toName="image" choice="{choice}">{rows}</Choices></View>'
-    )
-
-
-@dataclass
-class Product:
-    """Everything running for real: Label Studio, Redis, the backend with its Qdrant engine, the workers."""
-
-    server: LocalLabelStudio
-    rush: LocalRush
-    parts: Parts
-    studio: HttpLabelStudio
-
-    def status(self, project: int) -> dict[str, Any]:
-        rows = backend_status(self.parts.settings.backend_url)
-        return next((row for row in rows if row["project"] == project), {})
-
-    def wait(self, project: int, timeout: float = 90.0, **wanted: Any) -> dict[str, Any]:
-        """Wait until the backend's figures are at least these, and its words exactly these."""
-        end = time.monotonic() + timeout
-        while True:
-            status = self.status(project)
-            if all(_reached(status.get(name), value) for name, value in wanted.items()):
-                return status
-            logs = (self.rush.backend.tail(), *(worker.tail() for worker in self.rush.workers.values()))
-            assert time.monotonic() < end, "\n".join((f"{wanted} not in {status}", *logs))
-            time.sleep(0.2)
-
-    def serve(self, project: int) -> dict[str, Any]:
-        task: dict[str, Any] = self.studio.call("GET", f"/api/projects/{project}/next")
-        return task
-
-    def submit(self, project: int, task: int, *labels: str, **fields: Any) -> int:
-        value = {"choices": list(labels)}
-        region = {"from_name": "label", "to_name": "image", "type": "choices", "value": value}
-        body = {"result": [region] if labels else [], "lead_time": 1.5, **fields}
-        path = f"/api/tasks/{task}/annotations/"
-        return int(self.studio.call("POST", path, params={"project": project}, json=body)["id"])
-
-    def intended(self, project: int) -> set[int]:
-        return set(self.status(project)["next"].values())
-
-
-def _reached(value: Any, wanted: Any) -> bool:
-    if isinstance(wanted, int | float) and not isinstance(wanted, bool):
-        return isinstance(value, int | float) and value >= wanted
-    return bool(value == wanted)
 
 
 @pytest.fixture(scope="session")

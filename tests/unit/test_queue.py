@@ -176,6 +176,24 @@ def test_a_strategy_switch_takes_effect_at_the_next_submit(world: World) -> None
     assert world.studio.serve(2) == move.task
 
 
+def test_while_the_front_is_renewed_the_promised_task_is_served_at_every_moment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = world.answer(TaskId(1))
+    fronts: list[TaskId] = []
+    write = world.studio._write
+
+    def watched() -> None:
+        write()
+        fronts.append(min((score, task) for task, score, _ in world.studio.rows.values())[1])
+
+    monkeypatch.setattr(world.studio, "_write", watched)
+    world.queue.renew_front(world.project.live, world.studio)
+    after = min((score, task) for task, score, _ in world.studio.rows.values())[1]
+    assert len(fronts) > 2
+    assert {*fronts, after} == {move.task}
+
+
 def test_a_window_loaded_while_a_write_is_under_way_keeps_the_newer_score(world: World) -> None:
     live, window = world.project.live, world.queue.window
     task = TaskId(9)
