@@ -131,6 +131,12 @@ class Parts:
 
         return EdgeIndex(self.settings.data_dir / "index" / project.slug)
 
+    def close(self) -> None:
+        """Close the connections to Label Studio that were opened."""
+        for name in ("sink", "studio"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
     # ---- workers only
 
     @property

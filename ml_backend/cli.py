@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,8 +17,7 @@ from rich.logging import RichHandler
 import strategies
 from ml_backend.bootstrap import Parts
 from ml_backend.errors import BadRequest, RushError
-from ml_backend.progress import show_report, stages
-from ml_backend.services.connect import Step
+from ml_backend.progress import show_report, show_step, stages
 from ml_backend.services.doctor import Finding
 from ml_backend.settings import Settings
 
@@ -124,13 +124,8 @@ def connect(project: int | None, title: str | None, label_config: Path) -> None:
     if (project is None) == (title is None):
         raise BadRequest("Say which project.", "Use --project ID or --create TITLE, one of them.")
     config = label_config.read_text() if title else ""
-    number = run(_parts(), project, title or "", config, _show_step)
+    number = run(_parts(), project, title or "", config, partial(show_step, console=console))
     console.print(f"Project {number} is connected.")
-
-
-def _show_step(step: Step) -> None:
-    mark = {"done": "[green]✓[/]", "changed": "[green]✓[/]", "kept": "[green]✓[/]", "open": "[yellow]·[/]"}
-    console.print(f"{mark[step.outcome]} {step.name}: {step.detail or step.outcome}", highlight=False)
 
 
 @main.command(name="import")

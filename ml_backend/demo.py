@@ -22,7 +22,7 @@ from ml_backend.bootstrap import Parts
 from ml_backend.commands import connect, import_images
 from ml_backend.errors import BadRequest, RushError
 from ml_backend.local import LocalRush
-from ml_backend.progress import show_report, stages
+from ml_backend.progress import show_report, show_step, stages
 from ml_backend.services.hotkeys import KEY
 from ml_backend.settings import Settings
 
@@ -52,7 +52,7 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = 8080) ->
         email=EMAIL,
         password=PASSWORD,
         token=kept["token"],
-        files_root=images,
+        files_root=images.parent,
     )
     backend_port = _free(int(kept.get("backend_port", BACKEND_PORT)), console, "the backend")
     kept |= {"port": port, "backend_port": backend_port}
@@ -60,7 +60,7 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = 8080) ->
     settings = Settings(
         label_studio_url=studio.url,
         label_studio_api_key=SecretStr(kept["token"]),
-        local_files_root=str(images),
+        local_files_root=str(images.parent),
         data_dir=folder / "rush",
         redis_url="",
         port=backend_port,
@@ -90,9 +90,7 @@ def _project(parts: Parts, images: Path, data: Path | None, kept: dict[str, Any]
     number = titles.get(title)
     if number is not None and not _exists(parts, number):
         number = None
-    number = connect(
-        parts, number, title, config, lambda step: console.print(f"  {step.name}: {step.detail}")
-    )
+    number = connect(parts, number, title, config, lambda step: show_step(step, console))
     with stages(console) as progress:
         report = import_images(parts, number, images, progress)
     show_report(report, console)
@@ -121,8 +119,8 @@ def _images(data: Path | None, folder: Path, console: Console) -> Path:
     from ml_backend.adapters.digits import write_digits
 
     with console.status("Writing 1,797 handwritten digits as pictures …"):
-        write_digits(folder / "digits")
-    return folder / "digits"
+        write_digits(folder / "files" / "digits")
+    return folder / "files" / "digits"
 
 
 def _label_config(images: Path) -> str:

@@ -1,4 +1,4 @@
-"""Progress of an import in the terminal: one bar a stage, with rate and time left."""
+"""What connecting and importing say in the terminal: steps, and a bar a stage with rate and time left."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from ml_backend.services.connect import Step
 from ml_backend.services.importer import ImportReport, Progress
 
 SHOWN = 20
@@ -64,3 +65,9 @@ def show_report(report: ImportReport, console: Console) -> None:
         f"{report.imported} images imported, {report.duplicates} there already, "
         f"{len(report.skipped)} skipped, in {report.seconds:.0f} s."
     )
+
+
+def show_step(step: Step, console: Console) -> None:
+    """Say what one step of connecting did."""
+    mark = "[yellow]·[/]" if step.outcome == "open" else "[green]✓[/]"
+    console.print(f"{mark} {step.name}: {step.detail or step.outcome}", highlight=False)

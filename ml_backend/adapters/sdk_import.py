@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import httpx
 from label_studio_sdk import LabelStudio as Sdk
 from label_studio_sdk.core.api_error import ApiError
 
@@ -21,17 +22,25 @@ class SdkSink:
     """Creates tasks, storages and uploads; LabelStudioError where Label Studio refuses."""
 
     def __init__(self, url: str, token: str, studio: LabelStudio) -> None:
-        self._sdk = Sdk(base_url=url, api_key=token, timeout=TIMEOUT)
+        self._http = httpx.Client(timeout=TIMEOUT)
+        self._sdk = Sdk(base_url=url, api_key=token, timeout=TIMEOUT, httpx_client=self._http)
         self._studio = studio
 
+    def close(self) -> None:
+        """Close the SDK's connections."""
+        self._http.close()
+
     def ensure_storage(self, project: int, folder: Path) -> None:
-        """Make Label Studio serve the files below ``folder`` to this project; nothing is synced."""
+        """Make Label Studio serve the files below ``folder`` to this project.
+
+        A sync of that storage in Label Studio finds nothing: it would import every file once more.
+        """
         try:
             for storage in self._sdk.import_storage.local.list(project=project):
                 if storage.path and folder.is_relative_to(Path(storage.path).resolve()):
                     return
             self._sdk.import_storage.local.create(
-                project=project, path=str(folder), use_blob_urls=True, title="Rush", regex_filter=".*"
+                project=project, path=str(folder), use_blob_urls=True, title="Rush", regex_filter="(?!)"
             )
         except ApiError as error:
             raise LabelStudioError(
@@ -62,8 +71,16 @@ class SdkSink:
         """Create tasks in one request; returns their ids in order."""
         try:
             answer = self._sdk.projects.import_tasks(
-                id=project, request=[dict(task) for task in tasks], return_task_ids=True
+                id=project,
+                request=[dict(task) for task in tasks],
+                return_task_ids=True,
+                request_options={"max_retries": 0},  # a request that failed late may have made the tasks
             )
         except ApiError as error:
             raise LabelStudioError(f"Label Studio refused {len(tasks)} tasks: {error.body}.") from None
-        return [TaskId(int(task)) for task in answer.task_ids or ()]
+        ids = [TaskId(int(task)) for task in answer.task_ids or ()]
+        if len(ids) != len(tasks):
+            raise LabelStudioError(
+                f"Label Studio answered with {len(ids)} ids for {len(tasks)} tasks.", "Run the import again."
+            )
+        return ids

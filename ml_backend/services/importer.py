@@ -23,7 +23,7 @@ from ml_backend.generation import Floats, Projection
 from ml_backend.ports import Embedder, Features, LabelStudio, State
 from ml_backend.services.labels import settle_all
 from ml_backend.services.learn import Learner
-from ml_backend.services.sources import SourceImage
+from ml_backend.services.sources import SourceItem
 from ml_backend.services.sync import sync
 from ml_backend.settings import Settings
 from ml_backend.wire import coordinates, prediction
@@ -51,6 +51,8 @@ class TaskSink(Protocol):
     def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[TaskId]:
         """Create tasks in one request; returns their ids in order."""
 
+    def close(self) -> None: ...  # noqa: D102
+
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
@@ -77,8 +79,9 @@ class Importer:
     embedder: Callable[[], Embedder]
     progress: Progress = lambda stage, done, total: None
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    served: set[Path] = field(default_factory=set)
 
-    def run(self, images: Iterable[SourceImage]) -> ImportReport:
+    def run(self, images: Iterable[SourceItem]) -> ImportReport:
         """Import what is new; whatever can't be read is skipped and reported."""
         began = time.monotonic()
         sync(self.ref, self.studio, self.state, self.spec, features=self.features)
@@ -97,9 +100,11 @@ class Importer:
 
     # ---- reading and embedding
 
-    def _embed(self, images: Sequence[SourceImage]) -> dict[ContentKey, SourceImage]:
+    def _embed(self, images: Sequence[SourceItem]) -> dict[ContentKey, SourceItem]:
         """Give every readable image features; the first image of each content key."""
-        keyed: dict[ContentKey, SourceImage] = {}
+        keyed: dict[ContentKey, SourceItem] = {}
+        bad: dict[ContentKey, str] = {}
+        copies: list[tuple[ContentKey, SourceItem]] = []
         read = 0
 
         def new() -> Iterator[tuple[str, bytes]]:
@@ -109,23 +114,29 @@ class Importer:
                 data = self._read(image)
                 if isinstance(data, str):
                     self.skipped.append((image.name, data))
-                elif (key := content_key(data)) not in keyed:
+                elif (key := content_key(data)) in keyed:
+                    copies.append((key, image))
+                else:
                     keyed[key] = image
                     if key not in self.features:
                         yield key, data
                 self.progress("Embedding", read, len(images))
 
         chunk: dict[ContentKey, Floats] = {}
-        for name, outcome in self._stream(new()):
-            if isinstance(outcome, Exception):
-                image = keyed.pop(ContentKey(name))
-                self.skipped.append((image.name, str(outcome)))
-                continue
-            chunk[ContentKey(name)] = outcome
-            if len(chunk) >= CHUNK:
-                self._keep(chunk)
-        self._keep(chunk)
-        return keyed
+        try:
+            for name, outcome in self._stream(new()):
+                if isinstance(outcome, Exception):
+                    bad[ContentKey(name)] = str(outcome)
+                    continue
+                chunk[ContentKey(name)] = outcome
+                if len(chunk) >= CHUNK:
+                    self._keep(chunk)
+        finally:  # what is computed is kept, whatever stops us
+            self._keep(chunk)
+        for key, image in (*keyed.items(), *copies):
+            if key in bad:
+                self.skipped.append((image.name, bad[key]))
+        return {key: image for key, image in keyed.items() if key not in bad}
 
     def _stream(self, images: Iterator[tuple[str, bytes]]) -> Iterator[tuple[str, Floats | Exception]]:
         """Embed; the network is loaded only where there is something new."""
@@ -144,7 +155,7 @@ class Importer:
             self.features.append(list(chunk), np.stack(list(chunk.values())))
             chunk.clear()
 
-    def _read(self, image: SourceImage) -> bytes | str:
+    def _read(self, image: SourceItem) -> bytes | str:
         """The image's bytes, or why there are none."""
         if image.problem:
             return image.problem
@@ -160,7 +171,7 @@ class Importer:
 
     # ---- importing
 
-    def _import(self, fresh: Mapping[ContentKey, SourceImage], projection: Projection) -> None:
+    def _import(self, fresh: Mapping[ContentKey, SourceItem], projection: Projection) -> None:
         keys = self._ordered(list(fresh), projection)
         row_of = {str(key): row for row, key in enumerate(projection.keys)}
         waiting = sum(state is LabelState.OPEN for state in self._window_states())
@@ -174,7 +185,7 @@ class Importer:
                 for key, address in zip(some, addresses, strict=True)
             ]
             for task, place in zip(tasks, places, strict=False):
-                task["predictions"] = [prediction(self.spec, EMPTY, place)]
+                task["predictions"] = [*task.get("predictions", ()), prediction(self.spec, EMPTY, place)]
             ids = self.sink.import_tasks(self.ref.id, tasks)
             self.state.set_keys(
                 {f"{self.ref.origin} {a}": key for a, key in zip(addresses, some, strict=True)}
@@ -206,25 +217,29 @@ class Importer:
         return [keys[row] for row in strategies.select("typical", pool, len(rows)).rows]
 
     def _task(
-        self, key: ContentKey, image: SourceImage, address: str, projection: Projection, row: int
+        self, key: ContentKey, image: SourceItem, address: str, projection: Projection, row: int
     ) -> dict[str, Any]:
         x, y = (float(value) for value in projection.xy[row])
         rush = coordinates(x, y, int(projection.cluster[row]), projection.generation, key)
-        data = {**image.data, self.spec.image_key: address}
+        data = {**image.task.get("data", {}), self.spec.image_key: address}
         if self.settings.coordinates == "data":
             data |= {f"rush_{name}": rush[name] for name in ("x", "y", "cluster")}
         if self.settings.coordinates == "off":
             rush = {"key": key}
-        return {"data": data, "meta": {"rush": rush}}
+        return {**image.task, "data": data, "meta": {**image.task.get("meta", {}), "rush": rush}}
 
-    def _addresses(self, images: Sequence[SourceImage]) -> list[str]:
+    def _addresses(self, images: Sequence[SourceItem]) -> list[str]:
         """Where Label Studio finds each image: in place, where it may read there, else uploaded."""
         addresses = [image.address for image in images]
-        local = [n for n, image in enumerate(images) if image.path and self._local(image.path)]
-        for n in local:
-            addresses[n] = self._local(images[n].path) or ""
-        if local:
-            self.sink.ensure_storage(self.ref.id, _common([images[n].path for n in local]))
+        folders: set[Path] = set()
+        for n, image in enumerate(images):
+            below = self._below_root(image.path)
+            if below is not None:
+                addresses[n] = f"/data/local-files/?d={quote(str(below))}"
+                folders.add(Path(self.settings.local_files_root).resolve() / below.parts[0])
+        for folder in sorted(folders - self.served):
+            self.sink.ensure_storage(self.ref.id, folder)
+            self.served.add(folder)
         rest = [n for n, address in enumerate(addresses) if not address]
         for start in range(0, len(rest), UPLOADS):
             some = rest[start : start + UPLOADS]
@@ -234,18 +249,13 @@ class Importer:
             self.progress("Uploading", start + len(some), len(rest))
         return addresses
 
-    def _local(self, path: Path | None) -> str | None:
+    def _below_root(self, path: Path | None) -> Path | None:
+        """The path below Label Studio's document root; None where Label Studio can't serve it from there.
+
+        Label Studio serves folders below the root only, never the root's own files.
+        """
         root = self.settings.local_files_root
         if not root or path is None or not path.resolve().is_relative_to(Path(root).resolve()):
             return None
-        relative = path.resolve().relative_to(Path(root).resolve())
-        return f"/data/local-files/?d={quote(str(relative))}"
-
-
-def _common(paths: Sequence[Path | None]) -> Path:
-    folders = {path.resolve().parent for path in paths if path is not None}
-    first = next(iter(folders))
-    for folder in (first, *first.parents):
-        if all(other.is_relative_to(folder) for other in folders):
-            return folder
-    return first
+        below = path.resolve().relative_to(Path(root).resolve())
+        return below if len(below.parts) > 1 else None

@@ -35,6 +35,7 @@ def product(label_studio: LocalLabelStudio, tmp_path_factory: pytest.TempPathFac
         studio = HttpLabelStudio(label_studio.url, label_studio.token)
         yield Product(label_studio, rush, parts, studio)
         studio.close()
+        parts.close()
 
 
 @pytest.fixture(scope="session")
