@@ -157,8 +157,8 @@ def _free(port: int, console: Console, what: str) -> int:
 
 def _invitation(url: str, project: int) -> Panel:
     lines = (
-        f"[bold]{url}/projects/{project}/data?labeling=1[/]",
-        f"Log in as {EMAIL} with password {PASSWORD}",
+        f"[bold]{url}/projects/{project}/data[/]",
+        f"Log in as {EMAIL} with password {PASSWORD}, then press [bold]Label All Tasks[/]",
         "",
         f"[bold]{KEY}[/] accepts the suggestion · a digit key corrects it, then [bold]{KEY}[/] submits",
         "After the first few answers suggestions appear; the queue follows what you label.",
