@@ -8,11 +8,11 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, Response, sync_playwright
 
 PATIENCE = 30_000
 """Milliseconds that a page may take."""
@@ -39,9 +39,18 @@ class Annotator:
 
     page: Page
     url: str
+    served: list[int] = field(default_factory=list)
+    """Ids of the tasks that Label Studio served, as its answers say."""
+
+    def __post_init__(self) -> None:
+        self.page.on("response", self._heard)
+
+    def _heard(self, response: Response) -> None:
+        if response.ok and ("id=next_task" in response.url or response.url.endswith("/next")):
+            self.served.append(int(response.json()["id"]))
 
     def open(self, project: int) -> None:
-        """Start labelling a project by its button: the label stream's own address ignores the queue's order."""
+        """Start labelling by the project's button: the stream's own address alone ignores the order."""
         self.page.goto(f"{self.url}/projects/{project}/data")
         self.page.get_by_role("button", name=re.compile("^Label .*Tasks?$")).click()
         self.wait_for_image("")
@@ -53,9 +62,10 @@ class Annotator:
     def wait_for_image(self, before: str, patience: float = PATIENCE / 1000) -> str:
         """Wait until another image than ``before`` is shown and answers to keys; returns its address."""
         end = time.monotonic() + patience
+        submit = self.page.get_by_label("Submit current annotation")
         while time.monotonic() < end:
             shown = self.image()
-            if shown and shown != before and self.page.locator('button[aria-label="Submit current annotation"]').is_enabled():
+            if shown and shown != before and submit.is_enabled():
                 return shown
             self.page.wait_for_timeout(5)
         raise AssertionError(f"no image after {before!r} within {patience:.0f} s")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ml_backend.adapters.backend_http import backend_status
@@ -16,7 +17,7 @@ CLASSES = tuple("0123456789")
 
 
 def label_config(choice: str = "single", classes: tuple[str, ...] = CLASSES) -> str:
-    rows = "".join(f'<Choice value="{name}"/>' for name in classes)
+    rows = "".join(f'<Choice value="{name}" hotkey="{name[0]}"/>' for name in classes)
     return (
         '<View><Image name="image" value="$image"/>'
         f'<Choices name="label" toName="image" choice="{choice}">{rows}</Choices></View>'
@@ -57,6 +58,17 @@ class Product:
         body = {"result": [region] if labels else [], "lead_time": 1.5, **fields}
         path = f"/api/tasks/{task}/annotations/"
         return int(self.studio.call("POST", path, params={"project": project}, json=body)["id"])
+
+    def classes(self, project: int) -> dict[int, str]:
+        """The hidden truth: the folder of each task's image."""
+        records = self.studio.records(project)
+        return {int(r.task.id): Path(str(r.task.data["image"])).parent.name for r in records}
+
+    def answers(self, project: int) -> dict[int, tuple[str, ...]]:
+        """What Label Studio holds."""
+        return {
+            int(r.task.id): r.annotations[0].labels for r in self.studio.records(project) if r.annotations
+        }
 
     def intended(self, project: int) -> set[int]:
         return set(self.status(project)["next"].values())

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from product import Product
 from sklearn.datasets import load_digits
 
 from ml_backend.adapters.label_studio import HttpLabelStudio
@@ -14,6 +13,7 @@ from ml_backend.adapters.servers import LocalLabelStudio, free_port
 from ml_backend.bootstrap import Parts
 from ml_backend.local import LocalRush
 from ml_backend.settings import Settings
+from tests.product import Product
 
 
 @pytest.fixture(scope="session")

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 import pytest
-from product import Product, label_config
 
 import strategies
 from ml_backend.commands import connect, doctor, import_images
+from tests.product import Product, label_config
 
 
 @pytest.fixture(scope="module")
