@@ -103,7 +103,9 @@ def stack(folder: Path, studio_env: Path, progress: Any = print, **options: Any)
 
 def label_config(classes: Sequence[str], choice: str = "single") -> str:
     """A Choices project's label config."""
-    rows = "".join(f'<Choice value="{name}"/>' for name in classes)
+    rows = "".join(
+        f'<Choice value="{name}"' + (f' hotkey="{name}"' if name.isdigit() else "") + "/>" for name in classes
+    )
     return (
         '<View><Image name="image" value="$image"/>'
         f'<Choices name="label" toName="image" choice="{choice}">{rows}</Choices></View>'

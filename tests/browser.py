@@ -88,7 +88,7 @@ def annotator(url: str, email: str, password: str, shots: Path | None = None) ->
             executable_path=chromium(),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"],
         )
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
+        page = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
         page.set_default_timeout(PATIENCE)
         page.goto(f"{url}/user/login")
         page.fill('input[name="email"]', email)
