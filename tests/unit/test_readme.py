@@ -1,0 +1,47 @@
+"""The README says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import strategies
+from ml_backend.cli import main
+from ml_backend.settings import Settings
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+
+def rows() -> dict[str, tuple[str, str]]:
+    found = re.findall(r"^\| `([A-Z_]+)` \| (.*?) \| (.*) \|$", README, re.MULTILINE)
+    return {name: (default, text) for name, default, text in found}
+
+
+def test_every_setting_is_in_the_table_with_its_default_and_meaning() -> None:
+    expected = {}
+    for name, field in Settings.model_fields.items():
+        secret = hasattr(field.default, "get_secret_value")
+        default = "" if secret else str(field.default)
+        variable = str(field.validation_alias or f"RUSH_{name.upper()}")
+        expected[variable] = (f"`{default}`" if default else "", field.description)
+    assert rows() == expected
+
+
+def test_every_command_it_names_exists() -> None:
+    named = set(re.findall(r"rush ([a-z]+)", README))
+    assert named <= set(main.commands), named - set(main.commands)
+    assert set(re.findall(r"random \| uncertainty \| margin \| diversity", README))
+    assert set(strategies.names()) >= {"cluster_chain", "random", "uncertainty", "margin", "diversity"}
+
+
+def test_its_example_runs() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    scope: dict[str, object] = {}
+    exec(code, scope)
+    assert scope["strategies"].select("margin", scope["pool"], k=2).rows.tolist() == [1, 2]  # type: ignore[attr-defined]
+
+
+def test_every_file_it_links_to_is_there() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        if "://" not in target:
+            assert (Path(__file__).parents[2] / target).exists(), target
