@@ -126,7 +126,31 @@ def main() -> None:
                 time.sleep(2)
                 figures[f"{name} at {size}"] = measure(studio, plain, mine, options.annotations)
                 print(name, size, figures[f"{name} at {size}"], flush=True)
+            if size == max(options.sizes):
+                studio.parts.jobs.enqueue("write_back", ref)
+                written = len(studio.parts.state.written(ref))
+                name = f"{names[0]} at {size} while the map waits to be written back"
+                studio.parts.state.set_options(ref, strategy=names[0])
+                studio.parts.state.publish(ref, "strategy")
+                studio.wait(mine[0], strategy=names[0])
+                figures[name] = measure(studio, plain, mine, options.annotations // 2)
+                figures[name]["coordinates_written"] = len(studio.parts.state.written(ref)) - written
+                figures["web process"] = web_process(studio.rush.backend.pid)
     report("submit", figures, options.out)
+
+
+def web_process(master: int) -> dict[str, Any]:
+    """Resident memory of the process that answers Label Studio, and whether torch is loaded in it."""
+    workers = [
+        int(path.name)
+        for path in Path("/proc").glob("[0-9]*")
+        if f"PPid:\t{master}\n" in (path / "status").read_text(errors="replace")
+    ]
+    (worker,) = workers
+    status = Path(f"/proc/{worker}/status").read_text()
+    resident = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+    maps = Path(f"/proc/{worker}/maps").read_text()
+    return {"resident_mb": round(resident / 1024), "torch": "libtorch" in maps}
 
 
 if __name__ == "__main__":

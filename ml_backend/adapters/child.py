@@ -60,6 +60,11 @@ class Child:
         """Whether we started it and it lives."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 where it isn't running."""
+        return self._process.pid if self._process is not None and self.running else 0
+
     def start(self, command: Command, environment: Mapping[str, str] | None = None) -> None:
         """Start it; ServerError if it, or another process in the same folder, runs already."""
         if self.running:
