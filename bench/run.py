@@ -11,6 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from table import tables
+
 HERE = Path(__file__).parent
 
 
@@ -38,6 +40,7 @@ def main() -> None:
             subprocess.run(
                 [sys.executable, str(HERE / f"{name}.py"), *arguments], check=True, cwd=HERE.parent
             )
+    print(tables())
 
 
 if __name__ == "__main__":
