@@ -1,19 +1,23 @@
 """The face that label-studio-ml's own hosts know; a thin door to the same services as ``app``.
 
-Runs under ``label_studio_ml.api.init_app`` of 1.0.9 and of 2.x. Two limits of 1.0.9's host: it handles
-webhooks in a forked process, so they are passed on through Redis after Label Studio had its answer, and it
-names its own model version, so Label Studio orders nothing by our scores. ``rush serve`` has neither.
+Runs under ``label_studio_ml.api.init_app`` of 1.0.9 and of 2.x. Two limits of 1.0.9's host, which needs a
+``model_dir``: it handles webhooks in a process of their own, so they are passed on through Redis after Label
+Studio had its answer, and it names its own model version, so Label Studio orders nothing by our scores.
+2.x's host drops the webhooks of tasks and of deletions: the next sync makes up for them. ``rush serve`` has
+none of these.
 """
 
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
 from ml_backend.bootstrap import Parts
 from ml_backend.domain import MODEL_VERSION
+from ml_backend.errors import NotFound
 from ml_backend.services.events import handle
 from ml_backend.services.projects import Projects
 from ml_backend.settings import Settings
@@ -22,14 +26,17 @@ from ml_backend.wsgi import open_projects
 
 _running: dict[int, Projects] = {}
 """The projects of this process, by process id: a fork must not use its parent's index and threads."""
+_opening = threading.Lock()
 
 
 def _projects() -> Projects:
     here = os.getpid()
-    if here not in _running:
-        _running[here] = open_projects(Settings())
-        _running[here].start()
-    return _running[here]
+    with _opening:
+        if here not in _running:
+            projects = open_projects(Settings())
+            projects.start()
+            _running[here] = projects
+        return _running[here]
 
 
 class RushModel(LabelStudioMLBase):
@@ -46,8 +53,11 @@ class RushModel(LabelStudioMLBase):
     )
 
     def setup(self) -> None:
-        """Name the model version (2.x calls this from its constructor)."""
+        """Name the model version and take the project in (2.x calls this from its constructor)."""
         self.set("model_version", MODEL_VERSION)
+        number = project_id(self.project_id)
+        if number is not None and self.label_config:
+            _projects().connect(number, self.label_config)
 
     def predict(
         self, tasks: list[dict[str, Any]], context: Any = None, **kwargs: Any
@@ -55,11 +65,14 @@ class RushModel(LabelStudioMLBase):
         """One prediction per task, in order; ``context`` (interactive labelling) changes nothing."""
         if not tasks:
             return []
-        number = project_id(getattr(self, "project_id", "") or tasks[0].get("project"))
         projects = _projects()
-        if number is not None and self.label_config:
-            projects.connect(number, self.label_config)
-        project = projects.get(number)
+        number = project_id(getattr(self, "project_id", "") or tasks[0].get("project"))
+        try:
+            project = projects.get(number)
+        except NotFound:  # 1.0.9 names no project at setup; its config may be another's, so only at first
+            if number is None or not self.label_config:
+                raise
+            project = projects.connect(number, self.label_config)
         return project.predictions([parse(TaskJson, task).to_domain() for task in tasks])
 
     def fit(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -68,7 +81,7 @@ class RushModel(LabelStudioMLBase):
         data = kwargs.get("data") or (args[1] if len(args) > 1 else None) or {}
         body = {"action": action, **data}
         happened = event(body)
-        if "job_id" in kwargs and happened.project is not None:  # 1.0.9: we are a fork of the host
+        if "job_id" in kwargs and happened.project is not None:  # 1.0.9: we are a child of the host
             parts = Parts(Settings())
             parts.state.publish(parts.ref(happened.project), "webhook", body=body)
         else:
