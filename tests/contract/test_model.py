@@ -195,3 +195,12 @@ def test_a_child_of_the_host_passes_its_webhook_on(module: Any, new: Callable[..
         new().fit((), event=event, data=body, job_id="1", workdir="unused")
         time.sleep(0.5)
     assert project.live.counts()["labelled"] == 1
+
+
+def test_a_host_that_names_no_project_gives_none_the_config_of_another(
+    module: Any, new: Callable[..., Any]
+) -> None:
+    new()
+    other = new(project="", config=request("next__1_setup")["schema"].replace("bird", "fish"))
+    assert [row["result"] for row in other.predict(unknown_tasks(1))] == [[]]
+    assert module._projects().get(1).spec.classes == ("cat", "dog", "bird")
