@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from conftest import CONFIG, Rush
 
 from ml_backend.errors import BadRequest, LabelStudioError, UnusableConfig
 from ml_backend.services import hotkeys
 from ml_backend.services.connect import Step, find_or_create
+from tests.contract.conftest import CONFIG, Rush
 
 
 def outcomes(steps: list[Step]) -> dict[str, str]:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CONFIG, Rush
 from pydantic import SecretStr
 
 from ml_backend.adapters.label_studio import HttpLabelStudio
@@ -24,6 +23,7 @@ from ml_backend.domain import ProjectRef, TaskId
 from ml_backend.errors import LabelStudioError
 from ml_backend.services import hotkeys
 from ml_backend.services.doctor import CHECKS, Finding, doctor
+from tests.contract.conftest import CONFIG, Rush
 
 RED = b"\x89PNG\r\n\x1a\n some bytes are enough here"
 
