@@ -64,8 +64,9 @@ class SdkSink:
                 timeout=TIMEOUT,
             )
         numbers = sorted(answer["file_upload_ids"])
-        addresses = [self._studio.call("GET", f"/api/import/file-upload/{n}")["file"] for n in numbers]
-        return [f"/data/{address}" for address in addresses]
+        rows = self._studio.call("GET", f"/api/projects/{project}/file-uploads", params={"ids": str(numbers)})
+        files_of = {row["id"]: row["file"] for row in rows}
+        return [f"/data/{files_of[n]}" for n in numbers]
 
     def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[TaskId]:
         """Create tasks in one request; returns their ids in order."""

@@ -17,8 +17,17 @@ import numpy as np
 
 import strategies
 from ml_backend.content import content_key
-from ml_backend.domain import EMPTY, ContentKey, LabelSpec, LabelState, PredictionId, ProjectRef, TaskId
-from ml_backend.errors import RushError
+from ml_backend.domain import (
+    EMPTY,
+    MODEL_VERSION,
+    ContentKey,
+    LabelSpec,
+    LabelState,
+    PredictionId,
+    ProjectRef,
+    TaskId,
+)
+from ml_backend.errors import BadRequest, RushError
 from ml_backend.generation import Floats, Projection
 from ml_backend.ports import Embedder, Features, LabelStudio, State
 from ml_backend.services.labels import settle_all
@@ -34,6 +43,8 @@ AT_ONCE = 1000
 """Tasks per import request."""
 UPLOADS = 50
 """Files per upload request."""
+UPLOAD_BYTES = 100_000_000
+"""Bytes per upload request, unless one file alone is larger; Label Studio refuses 250 MiB."""
 
 Progress = Callable[[str, int, int], None]
 """Hears the stage's name, how much of it is done, and all of it."""
@@ -84,8 +95,10 @@ class Importer:
     def run(self, images: Iterable[SourceItem]) -> ImportReport:
         """Import what is new; whatever can't be read is skipped and reported."""
         began = time.monotonic()
-        sync(self.ref, self.studio, self.state, self.spec, features=self.features)
         found = list(images)
+        if not found:
+            raise BadRequest("There is nothing to import.", "Give a folder or a list with images in it.")
+        sync(self.ref, self.studio, self.state, self.spec, features=self.features)
         keyed = self._embed(found)
         there = set(self.state.tasks(self.ref).values())
         fresh = {key: image for key, image in keyed.items() if key not in there}
@@ -94,6 +107,8 @@ class Importer:
             projection = self.learner.map(self.ref, list(fresh))
             self.progress("Laying out the map", 1, 1)
             self._import(fresh, projection)
+            if any(image.task.get("annotations") for image in fresh.values()):
+                sync(self.ref, self.studio, self.state, self.spec, features=self.features)
         self.state.publish(self.ref, "synced")
         duplicates = len(found) - len(self.skipped) - len(fresh)
         return ImportReport(len(fresh), duplicates, self.skipped, time.monotonic() - began)
@@ -172,10 +187,11 @@ class Importer:
     # ---- importing
 
     def _import(self, fresh: Mapping[ContentKey, SourceItem], projection: Projection) -> None:
-        keys = self._ordered(list(fresh), projection)
+        labelled = {key for key, image in fresh.items() if image.task.get("annotations")}
+        keys = sorted(self._ordered(list(fresh), projection), key=labelled.__contains__)  # open ones first
         row_of = {str(key): row for row, key in enumerate(projection.keys)}
         waiting = sum(state is LabelState.OPEN for state in self._window_states())
-        first = max(0, self.settings.window - waiting)
+        first = min(max(0, self.settings.window - waiting), len(keys) - len(labelled))
         for start in range(0, len(keys), AT_ONCE):
             some = keys[start : start + AT_ONCE]
             places = self.state.append_scores(self.ref, max(0, min(len(some), first - start)))
@@ -185,7 +201,7 @@ class Importer:
                 for key, address in zip(some, addresses, strict=True)
             ]
             for task, place in zip(tasks, places, strict=False):
-                task["predictions"] = [*task.get("predictions", ()), prediction(self.spec, EMPTY, place)]
+                task["predictions"] = [*task["predictions"], prediction(self.spec, EMPTY, place)]
             ids = self.sink.import_tasks(self.ref.id, tasks)
             self.state.set_keys(
                 {f"{self.ref.origin} {a}": key for a, key in zip(addresses, some, strict=True)}
@@ -226,7 +242,9 @@ class Importer:
             data |= {f"rush_{name}": rush[name] for name in ("x", "y", "cluster")}
         if self.settings.coordinates == "off":
             rush = {"key": key}
-        return {**image.task, "data": data, "meta": {**image.task.get("meta", {}), "rush": rush}}
+        meta = {**image.task.get("meta", {}), "rush": rush}
+        kept = [p for p in image.task.get("predictions", ()) if p.get("model_version") != MODEL_VERSION]
+        return {**image.task, "data": data, "meta": meta, "predictions": kept}
 
     def _addresses(self, images: Sequence[SourceItem]) -> list[str]:
         """Where Label Studio finds each image: in place, where it may read there, else uploaded."""
@@ -241,12 +259,13 @@ class Importer:
             self.sink.ensure_storage(self.ref.id, folder)
             self.served.add(folder)
         rest = [n for n, address in enumerate(addresses) if not address]
-        for start in range(0, len(rest), UPLOADS):
-            some = rest[start : start + UPLOADS]
-            files = [path for n in some if (path := images[n].path)]
+        done = 0
+        for files in _batches([path for n in rest if (path := images[n].path)]):
+            some = rest[done : done + len(files)]
             for n, address in zip(some, self.sink.upload(self.ref.id, files), strict=True):
                 addresses[n] = address
-            self.progress("Uploading", start + len(some), len(rest))
+            done += len(files)
+            self.progress("Uploading", done, len(rest))
         return addresses
 
     def _below_root(self, path: Path | None) -> Path | None:
@@ -259,3 +278,18 @@ class Importer:
             return None
         below = path.resolve().relative_to(Path(root).resolve())
         return below if len(below.parts) > 1 else None
+
+
+def _batches(files: Sequence[Path]) -> Iterator[list[Path]]:
+    """Files in order, as many at once as one request may carry."""
+    batch: list[Path] = []
+    size = 0
+    for file in files:
+        more = file.stat().st_size
+        if batch and (len(batch) == UPLOADS or size + more > UPLOAD_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(file)
+        size += more
+    if batch:
+        yield batch

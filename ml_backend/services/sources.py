@@ -22,6 +22,9 @@ COLUMNS = ("image", "url", "path", "file", "filename", "image_url", "image_path"
 """Names under which the image is looked for where there is none of the label config's name."""
 _SERVED = ("/data/upload/", "/data/local-files/")
 _DELIMITERS = ",;\t"
+_PATH = re.compile(
+    r"^[a-z][a-z0-9+]*://\S+$|\.({})$".format("|".join(s[1:] for s in sorted(SHOWN))), re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +97,31 @@ def _row(name: str, row: Any, folder: Path, image_key: str) -> SourceItem:
         return SourceItem(name, problem=f"Not an object: {str(row)[:60]!r}.")
     task = dict(row) if isinstance(row.get("data"), Mapping) else {"data": row}
     data = dict(task["data"])
-    key = next((key for key in (image_key, *COLUMNS) if data.get(key)), "")
+    if wrong := _wrong_part(task):
+        return SourceItem(name, problem=wrong)
+    key = next((key for key in (image_key, *COLUMNS) if data.get(key)), "") or _only_path(data)
     value = data.pop(key, None)
     if not isinstance(value, str) or not value.strip():
         return SourceItem(name, problem=f"No image: neither {image_key!r} nor a column like {COLUMNS[1]!r}.")
     kept = {part: task[part] for part in ("meta", "annotations", "predictions") if task.get(part)}
     return _found(name, value.strip(), folder, {"data": data, **kept})
+
+
+def _wrong_part(task: Mapping[str, Any]) -> str:
+    """What Label Studio would refuse the whole request for; empty where nothing is wrong."""
+    if task.get("meta") and not isinstance(task["meta"], Mapping):
+        return f"'meta' is not an object: {str(task['meta'])[:60]!r}."
+    for part in ("annotations", "predictions"):
+        rows = task.get(part) or []
+        if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+            return f"{part!r} is not a list of objects: {str(rows)[:60]!r}."
+    return ""
+
+
+def _only_path(data: Mapping[str, Any]) -> str:
+    """The one column whose value looks like an image's address; empty where none or several do."""
+    found = [key for key, value in data.items() if isinstance(value, str) and _PATH.search(value.strip())]
+    return found[0] if len(found) == 1 else ""
 
 
 def _found(name: str, value: str, folder: Path, task: Mapping[str, Any]) -> SourceItem:
@@ -160,12 +182,7 @@ def _csv_rows(source: Path, image_key: str) -> Iterator[tuple[str, Any]]:
     names = [name for name in reader.fieldnames or () if name]
     if not names:
         raise BadRequest(f"{source.name} is empty.", "The first row names the columns.")
-    if not {image_key, *COLUMNS} & set(names):
-        if len(names) > 1:
-            raise BadRequest(
-                f"{source.name} has no column {image_key!r}, only {', '.join(names)[:200]}.",
-                f"Name the column of the images {image_key!r}.",
-            )
+    if len(names) == 1 and names[0] not in (image_key, *COLUMNS):
         image_key = names[0]
     try:
         for row in reader:
