@@ -2,10 +2,11 @@
 
 LABEL_STUDIO_VERSION := 1.23.2
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
-	command -v $$p >/dev/null && $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' && echo $$p && break; done)
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
 UV = $(shell command -v uv || echo $(CURDIR)/.cache/uv/bin/uv)
 BIN := .venv/bin
 LABEL_STUDIO := .cache/label-studio
+LABEL_STUDIO_STAMP := $(LABEL_STUDIO)/.installed-$(LABEL_STUDIO_VERSION)
 DATA ?=
 
 .PHONY: demo test setup check pytest bench browser clean
@@ -15,7 +16,7 @@ demo: setup ## start everything with real images: make demo, or make demo DATA=f
 
 test: setup browser check pytest ## all checks, on a real Label Studio, Redis, Qdrant and browser
 
-setup: .venv/.installed $(LABEL_STUDIO)/.installed
+setup: .venv/.installed $(LABEL_STUDIO_STAMP)
 
 check:
 	$(BIN)/ruff check
@@ -39,7 +40,8 @@ browser:
 .cache/uv/bin/uv:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, and none was found. Set PYTHON=…"; exit 1; }
 	@echo "Installing uv …"
-	@$(PYTHON) -m venv .cache/uv && .cache/uv/bin/pip install -q uv
+	@$(PYTHON) -m venv .cache/uv && .cache/uv/bin/python -m pip install -q uv || { \
+		echo "uv could not be installed. On Debian: apt-get install python3-venv, then make again."; exit 1; }
 
 .venv/.installed: pyproject.toml constraints.txt | $(if $(shell command -v uv),,.cache/uv/bin/uv)
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, and none was found. Set PYTHON=…"; exit 1; }
@@ -48,7 +50,7 @@ browser:
 	@$(UV) pip install -p $(BIN)/python -c constraints.txt -e '.[worker,ml]' --group dev
 	@touch $@
 
-$(LABEL_STUDIO)/.installed: | .venv/.installed
+$(LABEL_STUDIO_STAMP): | .venv/.installed
 	@echo "Installing Label Studio $(LABEL_STUDIO_VERSION) into an environment of its own (about 1 GB, 1 minute) …"
 	@test -x $(LABEL_STUDIO)/bin/python || $(UV) venv -q --python $(PYTHON) $(LABEL_STUDIO)
 	@$(UV) pip install -p $(LABEL_STUDIO)/bin/python label-studio==$(LABEL_STUDIO_VERSION)

@@ -7,9 +7,10 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from xml.sax.saxutils import quoteattr
 
 from pydantic import SecretStr
@@ -20,7 +21,7 @@ from ml_backend.adapters.child import ServerError, free_port, port_is_free
 from ml_backend.adapters.servers import LocalLabelStudio
 from ml_backend.bootstrap import Parts
 from ml_backend.commands import connect, import_images
-from ml_backend.errors import BadRequest, RushError
+from ml_backend.errors import BadRequest, NotFound
 from ml_backend.local import LocalRush
 from ml_backend.progress import show_report, show_step, stages
 from ml_backend.services.hotkeys import KEY
@@ -28,10 +29,12 @@ from ml_backend.settings import Settings
 
 EMAIL, PASSWORD = "rush@example.com", "rush-demo"
 ROOT = Path(__file__).parents[1]
-BACKEND_PORT = 9090
+PORT, BACKEND_PORT = 8080, 9090
+TITLE_LENGTH = 50
+"""Characters that Label Studio allows."""
 
 
-def demo(data: Path | None, folder: Path, console: Console, port: int = 8080) -> None:
+def demo(data: Path | None, folder: Path, console: Console, port: int = PORT) -> None:
     """Start Redis, Label Studio, backend and worker, import images, connect, and run until Ctrl+C.
 
     ``data`` is a folder of images (sub-folder names become the classes), by default handwritten digits.
@@ -39,11 +42,12 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = 8080) ->
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, _interrupt_once)
     note = folder / "demo.json"
     kept: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {}
     kept.setdefault("token", secrets.token_hex(20))
-    port = _free(int(kept.get("port", port)), console, "Label Studio")
+    port = _free(port if port != PORT else int(kept.get("port", port)), console, "Label Studio")
     images = _images(data, folder, console)
     studio = LocalLabelStudio(
         folder / "label_studio",
@@ -55,8 +59,7 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = 8080) ->
         files_root=images.parent,
     )
     backend_port = _free(int(kept.get("backend_port", BACKEND_PORT)), console, "the backend")
-    kept |= {"port": port, "backend_port": backend_port}
-    note.write_text(json.dumps(kept))
+    note.write_text(json.dumps(kept))  # Label Studio's first start gives its user this token, for good
     settings = Settings(
         label_studio_url=studio.url,
         label_studio_api_key=SecretStr(kept["token"]),
@@ -65,48 +68,81 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = 8080) ->
         redis_url="",
         port=backend_port,
     )
-    try:
-        studio.start(console.print)
-        with LocalRush(settings, console.print) as rush:
+    with ExitStack() as running:
+        running.callback(studio.stop)
+        try:
+            studio.start(console.print)
+            rush = running.enter_context(LocalRush(settings, console.print))
             parts = Parts(rush.settings.model_copy(update={"redis_url": rush.redis_url}))
+            kept |= {"port": port, "backend_port": backend_port}
             project = _project(parts, images, data, kept, console)
-            note.write_text(json.dumps(kept))
+            note.write_text(json.dumps(kept))  # before the import: cut off, it goes on in the same project
+            _fill(parts, project, images, console)
             console.print(_invitation(studio.url, project))
             while True:
-                time.sleep(1)
+                time.sleep(0.5)
                 rush.check()
                 if not studio.running:
                     raise ServerError("Label Studio has ended.", f"Its log is {studio.log}.")
-    except KeyboardInterrupt:
-        console.print(f"\nStopping. Labels and everything learnt stay in {folder}; make demo goes on there.")
-    finally:
-        studio.stop()
+        except KeyboardInterrupt:
+            console.print(
+                f"\nStopping. Labels and everything learnt stay in {folder}; make demo goes on there."
+            )
+
+
+def _interrupt_once(*_: object) -> NoReturn:
+    """Stop; an impatient second Ctrl+C would cut that short and leave servers behind."""
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(sign, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _project(parts: Parts, images: Path, data: Path | None, kept: dict[str, Any], console: Console) -> int:
-    titles: dict[str, int] = kept.setdefault("projects", {})
-    title = f"Rush: {data.resolve().name}" if data else "Rush: handwritten digits"
-    config = _label_config(images)
-    number = titles.get(title)
-    if number is not None and not _exists(parts, number):
-        number = None
-    number = connect(parts, number, title, config, lambda step: show_step(step, console))
+    """The project of this folder of images: the one of the last run, or a new one, connected."""
+    projects: dict[str, dict[str, Any]] = kept.setdefault("projects", {})
+    mine = projects.get(str(images))
+    if mine is not None and _exists(parts, mine["id"]):
+        return connect(parts, mine["id"], progress=lambda step: show_step(step, console))
+    others = {row["title"] for folder, row in projects.items() if folder != str(images)}
+    title = _title(data.resolve().name if data else "handwritten digits", others)
+    if data and len(_classes(images)) < 2:
+        console.print(
+            f"{images} has no sub-folders that name classes: the project starts with those of "
+            "label_config.xml. Set your own under Settings → Labeling Interface."
+        )
+    number = connect(
+        parts, None, title, _label_config(images if data else None), lambda step: show_step(step, console)
+    )
+    projects[str(images)] = {"id": number, "title": title}
+    return number
+
+
+def _fill(parts: Parts, project: int, images: Path, console: Console) -> None:
+    """Import what is new, and wait until the queue has something to serve."""
     with stages(console) as progress:
-        report = import_images(parts, number, images, progress)
+        report = import_images(parts, project, images, progress)
     show_report(report, console)
-    if report.imported or number not in titles.values():
-        titles[title] = number
+    ref = parts.ref(project)
+    open_tasks = len(parts.state.tasks(ref)) - len({row.task for row in parts.state.annotations(ref)})
     end = time.monotonic() + 60
     with console.status("Filling the queue …"):
-        while len(parts.state.window(parts.ref(number))) < 5 and time.monotonic() < end:
+        while len(parts.state.window(ref)) < min(5, open_tasks) and time.monotonic() < end:
             time.sleep(0.3)
-    return number
+
+
+def _title(name: str, taken: Collection[str]) -> str:
+    """A project title that no other folder's project has: folders may share their name."""
+    for suffix in ("", *(f" ({n})" for n in range(2, 1000))):
+        title = f"Rush: {name}"[: TITLE_LENGTH - len(suffix)].rstrip() + suffix
+        if title not in taken:
+            return title
+    raise BadRequest(f"There are 1000 projects called {name!r}.", "Choose another folder: --dir FOLDER")
 
 
 def _exists(parts: Parts, project: int) -> bool:
     try:
         parts.studio.project(project)
-    except RushError:
+    except NotFound:
         return False
     return True
 
@@ -115,6 +151,8 @@ def _images(data: Path | None, folder: Path, console: Console) -> Path:
     if data is not None:
         if not data.is_dir():
             raise BadRequest(f"{data} is no folder.", "Give a folder of images: make demo DATA=folder")
+        if not any(path.is_file() for path in data.rglob("*")):
+            raise BadRequest(f"{data} has no files.", "Give a folder of images: make demo DATA=folder")
         return data.resolve()
     from ml_backend.adapters.digits import write_digits
 
@@ -123,12 +161,14 @@ def _images(data: Path | None, folder: Path, console: Console) -> Path:
     return folder / "files" / "digits"
 
 
-def _label_config(images: Path) -> str:
-    """The default label config, with the names of sub-folders as classes where there are any."""
-    classes = sorted(
-        path.name for path in images.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
-    if not classes:
+def _classes(images: Path) -> list[str]:
+    return sorted(path.name for path in images.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def _label_config(images: Path | None) -> str:
+    """The names of sub-folders as classes; without a folder, or with less than two of them, the default."""
+    classes = _classes(images) if images else []
+    if len(classes) < 2:
         return (ROOT / "label_config.xml").read_text()
     keys = {name: str((n + 1) % 10) for n, name in enumerate(classes[:10])}
     if set(classes) <= set("0123456789"):
@@ -148,10 +188,11 @@ def _label_studio_environment(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def _free(port: int, console: Console, what: str) -> int:
+    """The port, or the next one that is free; it is kept, so that addresses stay the same."""
     if port_is_free(port):
         return port
-    other = free_port()
-    console.print(f"Port {port} is taken: {what} uses {other} this time.")
+    other = next((near for near in range(port + 1, port + 100) if port_is_free(near)), 0) or free_port()
+    console.print(f"Port {port} is taken: {what} uses {other}.")
     return other
 
 

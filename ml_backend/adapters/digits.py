@@ -13,9 +13,13 @@ SIDE = 96
 
 
 def write_digits(folder: Path) -> int:
-    """Write the digits that are missing as ``folder/CLASS/NNNN.png``; returns how many there are."""
+    """Write the digits that are missing as ``folder/CLASS/NNNN.png``; returns how many there are.
+
+    The numbers are shuffled, always in the same way: scikit-learn's order counts from 0 to 9.
+    """
     digits = load_digits()
-    for number, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+    numbers = np.random.default_rng(0).permutation(len(digits.target))
+    for number, pixels, label in zip(numbers, digits.images, digits.target, strict=True):
         path = folder / str(label) / f"{number:04}.png"
         if path.exists():
             continue
