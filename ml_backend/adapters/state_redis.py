@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from redis import Redis
+from redis.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -58,6 +59,7 @@ class RedisState:
         self._address = address(url)
         self._client = connect(url)
         self._take_in = self._client.register_script(_TAKE_IN)
+        self._pubsub: PubSub | None = None
 
     # ---- projects and their options
 
@@ -230,29 +232,41 @@ class RedisState:
             redis.publish(EVENTS, json.dumps([project.origin, project.id, event, fields]))
 
     def listen(self, timeout: float) -> Iterator[tuple[ProjectRef, str, dict[str, Any]]]:
-        """Events as they come; ends after ``timeout`` seconds without one.
+        """Events as they come; ends after ``timeout`` seconds without one. For one listening thread.
 
-        A Redis that goes away is waited for; what is published meanwhile is lost.
+        The subscription stays from call to call: what is published in between waits. A Redis that goes away
+        is waited for; what is published meanwhile is lost.
         """
         deadline = time.monotonic() + timeout
         while (left := deadline - time.monotonic()) > 0:
             try:
-                with self._client.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    pubsub.subscribe(EVENTS)
-                    while (left := deadline - time.monotonic()) > 0:
-                        message = pubsub.get_message(timeout=left)
-                        if message is not None:
-                            origin, number, event, fields = json.loads(message["data"])
-                            yield ProjectRef(origin, number), event, fields
-                            deadline = time.monotonic() + timeout
+                message = self._subscription().get_message(timeout=left)
             except (RedisConnectionError, RedisTimeoutError):
+                self._unsubscribe()
                 time.sleep(min(RECONNECT_SECONDS, max(left, 0)))
+                continue
+            if message is not None:
+                origin, number, event, fields = json.loads(message["data"])
+                yield ProjectRef(origin, number), event, fields
+                deadline = time.monotonic() + timeout
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
+        self._unsubscribe()
         self._client.close()
 
     # ---- internals
+
+    def _subscription(self) -> PubSub:
+        if self._pubsub is None:
+            self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+            self._pubsub.subscribe(EVENTS)
+        return self._pubsub
+
+    def _unsubscribe(self) -> None:
+        if self._pubsub is not None:
+            self._pubsub.close()
+            self._pubsub = None
 
     @contextmanager
     def _redis(self) -> Iterator[Any]:

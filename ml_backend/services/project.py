@@ -58,6 +58,7 @@ class Project:
         self._loading, self._events = threading.Lock(), threading.Lock()
         self._missed: list[Callable[[LivePool], object]] = []
         self._place: Placement | None = None
+        self._published: int | None = None
         self._ranked_at = self._rank_seconds = 0.0
         self._trained_at, self._trained_labels = 0.0, 0
         self._synced_at = time.monotonic()
@@ -80,6 +81,7 @@ class Project:
             backend, ref = self.backend, self.ref
             options = backend.state.options(ref)
             self.label_config = options.get("label_config", "")
+            self._published = backend.artifacts.generation_number(ref)
             generation = backend.artifacts.generation(ref)
             projection = backend.artifacts.projection(ref)
             fresh = LivePool(ref, parse_label_config(self.label_config), generation, self.index)
@@ -240,6 +242,8 @@ class Project:
     def tend(self) -> None:
         """Do what is due: rank, refill, number the window's rows, start training, sync."""
         now, settings = time.monotonic(), self.backend.settings
+        if self.backend.artifacts.generation_number(self.ref) != self._published:
+            self.happened("generation", {})  # its event was lost
         live, queue, studio = self.live, self.queue, self.backend.studio
         if queue.stale(live) and now - self._ranked_at > max(0.2, 10 * self._rank_seconds):
             queue.rank(live)

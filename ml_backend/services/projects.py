@@ -80,6 +80,7 @@ class Projects:
         self._keeper.join(timeout=10)
 
     def _keep(self) -> None:
+        self._try(self._hear, "events")  # from here on none is missed
         for ref in self.backend.state.projects():
             if ref.origin == self.origin:
                 self._try(partial(self.get, ref.id), f"project {ref.id}: load")

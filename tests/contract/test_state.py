@@ -230,3 +230,15 @@ def test_without_redis_every_call_names_the_address_and_the_next_step() -> None:
             call()
         assert "secret" not in str(caught.value)
     assert list(state.listen(0.3)) == []
+
+
+def test_what_is_published_between_two_calls_of_listen_is_heard(redis_url: str) -> None:
+    listener, publisher = RedisState(redis_url), RedisState(redis_url)
+    ref = ProjectRef("http://between", 1)
+    assert list(listener.listen(0.05)) == []
+    for number in range(20):
+        publisher.publish(ref, "generation", number=number)
+    heard = [fields["number"] for found, _, fields in listener.listen(0.2) if found == ref]
+    listener.close()
+    publisher.close()
+    assert heard == list(range(20))
