@@ -22,9 +22,8 @@ COLUMNS = ("image", "url", "path", "file", "filename", "image_url", "image_path"
 """Names under which the image is looked for where there is none of the label config's name."""
 _SERVED = ("/data/upload/", "/data/local-files/")
 _DELIMITERS = ",;\t"
-_PATH = re.compile(
-    r"^[a-z][a-z0-9+]*://\S+$|\.({})$".format("|".join(s[1:] for s in sorted(SHOWN))), re.IGNORECASE
-)
+_SUFFIXES = "|".join(suffix[1:] for suffix in sorted(SHOWN))
+_PATH = re.compile(rf"^[a-z][a-z0-9+]*://\S+$|\.({_SUFFIXES})$", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
