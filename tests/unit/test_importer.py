@@ -1,0 +1,138 @@
+"""Import: every readable image gets into the project once, wherever the run was cut off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import redis
+
+from ml_backend.adapters.artifacts import FileArtifacts
+from ml_backend.adapters.features import FileFeatures
+from ml_backend.adapters.state_redis import RedisState
+from ml_backend.domain import LabelSpec, ProjectRef, Task, TaskId, TaskRecord
+from ml_backend.errors import BadImage, BadRequest
+from ml_backend.services.importer import Importer
+from ml_backend.services.learn import Learner
+from ml_backend.services.sources import read_source
+from ml_backend.settings import Settings
+
+REF = ProjectRef("http://127.0.0.1:8080", 3)
+SPEC = LabelSpec("choice", "image", "image", ("cat", "dog"))
+DIM = 64
+
+
+class Studio:
+    """A Label Studio in memory: both ways, in and out."""
+
+    origin = REF.origin
+
+    def __init__(self) -> None:
+        self.made: list[Mapping[str, Any]] = []
+
+    def records(self, project: int) -> Iterator[TaskRecord]:
+        for n, task in enumerate(self.made, 1):
+            yield TaskRecord(Task(TaskId(n), task["data"], task["meta"]), (), ())
+
+    def ensure_storage(self, project: int, folder: Path) -> None: ...
+
+    def upload(self, project: int, files: Sequence[Path]) -> list[str]:
+        return [f"/data/upload/{file.name}" for file in files]
+
+    def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[TaskId]:
+        self.made += tasks
+        return [TaskId(len(self.made) - len(tasks) + n) for n in range(1, len(tasks) + 1)]
+
+    def close(self) -> None: ...
+
+
+class Embedding:
+    """Features drawn from the first byte; b"bad…" can't be decoded."""
+
+    name, dim = "first-byte", DIM
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def embed(self, images: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Any]]:
+        for name, data in images:
+            self.seen.append(name)
+            drawn = np.random.default_rng(data[0]).normal(size=DIM).astype(np.float32)
+            yield name, BadImage("Not an image.") if data.startswith(b"bad") else drawn
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def make(redis_url: str, tmp_path: Path) -> Iterator[Any]:
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    state, features = RedisState(redis_url), FileFeatures(tmp_path / "features", "first-byte", DIM)
+    artifacts = FileArtifacts(tmp_path / "artifacts")
+
+    def made(studio: Any, embedding: Any, **more: Any) -> Importer:
+        from ml_backend.services.learn import PrincipalProjector
+
+        learner: Any = Learner(state, artifacts, features, "first-byte", lambda: None, PrincipalProjector)  # type: ignore[arg-type,return-value]
+        settings = Settings(window=10, **more.pop("settings", {}))
+        return Importer(
+            REF, SPEC, settings, studio, studio, state, features, learner, lambda: embedding, **more
+        )
+
+    yield made
+    state.close()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "images"
+    made.mkdir()
+    for n in range(40):
+        (made / f"{n}.png").write_bytes(bytes([n]) * 9)
+    return made
+
+
+def test_bad_files_are_listed_and_copies_left_out(make: Any, folder: Path) -> None:
+    (folder / "bad.png").write_bytes(b"bad")
+    (folder / "copy.png").write_bytes(bytes([7]) * 9)
+    (folder / "note.txt").touch()
+    studio, embedding = Studio(), Embedding()
+    report = make(studio, embedding).run(read_source(folder))
+    assert (report.imported, report.duplicates) == (40, 1)
+    assert {name for name, _ in report.skipped} == {"bad.png", "note.txt"}
+    again = make(studio, embedding).run(read_source(folder))
+    assert (again.imported, len(studio.made)) == (0, 40)
+    scores = [task["predictions"][0]["score"] for task in studio.made if task["predictions"]]
+    assert len(scores) == 10
+    assert scores == sorted(set(scores))
+
+
+@pytest.mark.parametrize("stage", ["Embedding", "Laying out the map", "Uploading", "Importing"])
+def test_a_run_cut_off_at_any_stage_goes_on(make: Any, folder: Path, stage: str) -> None:
+    studio, embedding = Studio(), Embedding()
+
+    def stop(at: str, done: int, total: int) -> None:
+        if at == stage and done >= total / 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make(studio, embedding, progress=stop).run(read_source(folder))
+    make(studio, embedding).run(read_source(folder))
+    assert len({task["meta"]["rush"]["key"] for task in studio.made}) == len(studio.made) == 40
+    assert len(embedding.seen) - len(set(embedding.seen)) <= 1
+
+
+@pytest.mark.parametrize("coordinates", ["meta", "data", "off"])
+def test_every_task_carries_its_identity(make: Any, folder: Path, coordinates: str) -> None:
+    studio = Studio()
+    make(studio, Embedding(), settings={"coordinates": coordinates}).run(read_source(folder))
+    assert all(len(task["meta"]["rush"]["key"]) == 32 for task in studio.made)
+
+
+def test_an_empty_folder_is_said_to_be_empty(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadRequest, match="nothing to import"):
+        make(Studio(), Embedding()).run(read_source(tmp_path / "empty"))
