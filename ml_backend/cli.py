@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import time
@@ -22,6 +23,9 @@ from ml_backend.services.doctor import Finding
 from ml_backend.settings import Settings
 
 console = Console(stderr=True)
+
+NICE = 10
+"""How far a worker steps back from those who answer people on the same machine."""
 
 
 class Group(click.Group):
@@ -80,6 +84,7 @@ def worker(only: str | None) -> None:
 
     queues = {"fast": (FAST,), "slow": (SLOW,), None: (FAST, SLOW)}[only]
     url = _parts(logs=True).redis_url
+    os.nice(NICE)
     if SLOW in queues:
         jobs.warm()
     run_worker(url, queues)
