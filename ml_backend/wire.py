@@ -204,7 +204,7 @@ def event(body: Any, from_name: str | None = None) -> Event:
             if not rows:
                 raise BadRequest(f"{hook.action} carries no annotation.")
             annotations = tuple(annotation(row, from_name) for row in rows)
-            return Event(hook.action, project, config, annotations=annotations)
+            return Event(hook.action, project, config, annotations=annotations, tasks=_task_of(hook))
         case "ANNOTATIONS_DELETED":
             gone = tuple(AnnotationId(parse(IdOnly, row).id) for row in hook.annotations)
             return Event(hook.action, project, config, deleted_annotations=gone)
@@ -216,6 +216,14 @@ def event(body: Any, from_name: str | None = None) -> Event:
             return Event(hook.action, project, config, deleted_tasks=missing)
         case _:
             return Event(hook.action, project, config)
+
+
+def _task_of(hook: WebhookJson) -> tuple[Task, ...]:
+    """The task that an annotation's webhook brings along; a malformed one must not cost the annotation."""
+    try:
+        return (parse(TaskJson, hook.task).to_domain(),) if hook.task else ()
+    except BadRequest:
+        return ()
 
 
 def result(spec: LabelSpec, suggestion: Suggestion) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from rq import Queue, SimpleWorker, Worker
 from rq.exceptions import StopRequested
 from rq.job import Job
 
-from ml_backend.adapters.state_redis import address
+from ml_backend.adapters.redis_client import address
 from ml_backend.domain import ProjectRef
 from ml_backend.errors import StoreError
 

@@ -8,14 +8,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
-from redis import Redis
 from redis.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from ml_backend.adapters.redis_client import address, connect
 from ml_backend.domain import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
 from ml_backend.errors import StoreError
 
@@ -36,17 +35,6 @@ local back = tonumber(redis.call('GET', KEYS[2]) or '0')
 if tonumber(ARGV[1]) < front then redis.call('SET', KEYS[1], ARGV[1]) end
 if tonumber(ARGV[2]) > back then redis.call('SET', KEYS[2], ARGV[2]) end
 """
-
-
-def connect(url: str) -> Redis:
-    """A Redis client with a connection pool that many threads may share; connects on first use."""
-    return Redis.from_url(url, decode_responses=True, socket_connect_timeout=2, socket_timeout=10)
-
-
-def address(url: str) -> str:
-    """The part of a Redis URL that may be shown: no user, no password."""
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
 
 
 class RedisState:
