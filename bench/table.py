@@ -30,7 +30,7 @@ def rows() -> Iterator[tuple[str, str, str]]:
             )
             continue
         yield (
-            f"submit → next, {name} tasks, {one['annotations']} answers",
+            f"submit → next, {name}, {one['annotations']} answers",
             f"{one['with_ms']['p50']:.0f} ms against {one['without_ms']['p50']:.0f} alone: "
             f"+{one['added_p50_ms']:.0f} ms (p50); intended next task {one['hit_rate']:.0%}",
             "+80 ms, 100 %",
