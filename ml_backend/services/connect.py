@@ -141,7 +141,13 @@ def backend_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> St
 def _save_backend(studio: LabelStudio, method: str, path: str, body: dict[str, Any]) -> None:
     url = body["url"]
     try:
-        row = studio.call(method, path, json=body)
+        try:
+            row = studio.call(method, path, json=body)
+        except LabelStudioError as error:
+            if "Read timed out" not in error.message:
+                raise
+            # Label Studio gives /setup three seconds; a busy backend that was loading the project has it now.
+            row = studio.call(method, path, json=body)
     except NotFound:
         raise
     except LabelStudioError as error:
