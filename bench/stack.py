@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from ml_backend.adapters.features import FileFeatures
 from ml_backend.adapters.servers import LocalLabelStudio, free_port
 from ml_backend.bootstrap import Parts
-from ml_backend.domain import ContentKey, TaskId
+from ml_backend.domain import ContentKey
 from ml_backend.local import LocalRush
 from ml_backend.settings import Settings
 
@@ -126,8 +126,3 @@ def store_features(parts: Parts, keys: Sequence[ContentKey], features: np.ndarra
     for start in range(0, len(keys), 1000):
         store.append(keys[start : start + 1000], features[start : start + 1000])
     return store
-
-
-def ids(rows: Sequence[int]) -> list[TaskId]:
-    """Numbers as task ids."""
-    return [TaskId(row) for row in rows]

@@ -6,7 +6,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
 
 from ml_backend.bootstrap import Parts
 from ml_backend.domain import ProjectRef, TaskId
@@ -59,8 +58,6 @@ def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
     report = ingesting.ingest(
         ref, addresses, here.studio, here.state, here.features, here.embedder, _log_progress(ref, "embedded")
     )
-    for task, problem in report.failed.items():
-        log.warning("project %s: task %s: %s", ref.id, task, problem)
     if report.embedded:
         here.jobs.enqueue("project", ref)
 
@@ -144,6 +141,3 @@ def _log_progress(ref: ProjectRef, what: str) -> Callable[[int, int], None]:
             log.info("project %s: %d of %d images %s", ref.id, done, total, what)
 
     return progress
-
-
-JOBS: dict[str, Any] = {job.__name__: job for job in (ingest, project, train, sync, write_back)}
