@@ -3,7 +3,8 @@
 python bench/submit.py --cifar10 PATH --cache DIR [--annotations 200] [--label-studio .cache/label-studio]
 
 Every round labels one image in the project without a backend and one in each project with Rush, so both
-meet the same load. A hit is a next task that is the one Rush decided on.
+meet the same load. Before each submit the annotator looks at the image for ``--pause`` seconds, by default
+0.6, the fastest that is published for a confirmed image. A hit is a next task that Rush decided on.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def label_one(studio: Stack, project: int, truth: dict[int, str], task: int) -> 
 
 
 def measure(
-    studio: Stack, plain: tuple[int, dict[int, str]], mine: tuple[int, dict[int, str]], n: int
+    studio: Stack, plain: tuple[int, dict[int, str]], mine: tuple[int, dict[int, str]], n: int, pause: float
 ) -> dict[str, Any]:
     """Label ``n`` images in both projects in turn."""
     current = {p: int(studio.call("GET", f"/api/projects/{p}/next")["id"]) for p, _ in (plain, mine)}
@@ -72,6 +73,7 @@ def measure(
                 shown = studio.call("GET", f"/api/tasks/{task}")["predictions"]
                 suggested = [r["result"][0]["value"]["choices"] for r in shown if r["result"]]
                 accepted += [truth[task]] in suggested
+            time.sleep(pause)
             took, following = label_one(studio, project, truth, task)
             seconds[project].append(took)
             current[project] = following
@@ -81,6 +83,7 @@ def measure(
     paired = np.array(seconds[mine[0]]) - np.array(seconds[plain[0]])
     return {
         "annotations": n,
+        "pause_s": pause,
         "without_ms": base,
         "with_ms": rush,
         "added_p50_ms": round(rush["p50"] - base["p50"], 1),
@@ -91,11 +94,12 @@ def measure(
 
 
 def main() -> None:
-    """Measure the default strategy at every size, and all at the largest, with half as many answers each."""
+    """Measure every strategy at every size, and the first one also in special circumstances."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cifar10", type=Path, required=True)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--annotations", type=int, default=200)
+    parser.add_argument("--pause", type=float, default=0.6)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000])
     parser.add_argument("--strategies", nargs="+", default=strategies.names())
     parser.add_argument("--label-studio", type=Path, default=Path(".cache/label-studio"))
@@ -112,33 +116,38 @@ def main() -> None:
     ):
         store_features(studio.parts, keys, features)
         for size in options.sizes:
-            names = options.strategies if size == max(options.sizes) else options.strategies[:1]
             plain = project_with(studio, f"plain {size}", labels[:size], keys[:size], rush=False)
             mine = project_with(studio, f"rush {size}", labels[:size], keys[:size], rush=True)
             studio.wait(mine[0], tasks=size)
             ref = studio.parts.ref(mine[0])
             learner(studio.parts).map(ref)
             studio.wait(mine[0], embedded=size, window=150)
-            for name in names:
-                studio.parts.state.set_options(ref, strategy=name)
-                studio.parts.state.publish(ref, "strategy")
-                studio.wait(mine[0], strategy=name)
-                time.sleep(2)
+            for name in options.strategies:
+                choose(studio, mine[0], name)
                 figures[f"{name} at {size}"] = measure(
-                    studio, plain, mine, options.annotations // (1 if name == names[0] else 2)
+                    studio, plain, mine, options.annotations, options.pause
                 )
                 print(name, size, figures[f"{name} at {size}"], flush=True)
             if size == max(options.sizes):
+                choose(studio, mine[0], options.strategies[0])
+                half, title = options.annotations // 2, f"{options.strategies[0]} at {size}"
+                figures[f"{title}, no pause"] = measure(studio, plain, mine, half, 0.0)
                 studio.parts.jobs.enqueue("write_back", ref)
                 written = len(studio.parts.state.written(ref))
-                name = f"{names[0]} at {size} while the map waits to be written back"
-                studio.parts.state.set_options(ref, strategy=names[0])
-                studio.parts.state.publish(ref, "strategy")
-                studio.wait(mine[0], strategy=names[0])
-                figures[name] = measure(studio, plain, mine, options.annotations // 2)
-                figures[name]["coordinates_written"] = len(studio.parts.state.written(ref)) - written
+                found = measure(studio, plain, mine, half, options.pause)
+                found["coordinates_written"] = len(studio.parts.state.written(ref)) - written
+                figures[f"{title} while the map waits to be written back"] = found
                 figures["web process"] = web_process(studio.rush.backend.pid)
     report("submit", figures, options.out)
+
+
+def choose(studio: Stack, project: int, name: str) -> None:
+    """Switch the strategy and wait until the order follows it."""
+    ref = studio.parts.ref(project)
+    studio.parts.state.set_options(ref, strategy=name)
+    studio.parts.state.publish(ref, "strategy")
+    studio.wait(project, strategy=name)
+    time.sleep(2)
 
 
 def web_process(master: int) -> dict[str, Any]:

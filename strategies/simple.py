@@ -10,4 +10,6 @@ from strategies.base import Pool, Rows, batch
 @batch("random")
 def random(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
     """Ask in random order: the control that every other strategy has to beat."""
-    return rng.permutation(np.flatnonzero(pool.available))[:k]
+    draw = rng.random(len(pool))  # one per item, so that the order of the rest stays while items are labelled
+    rows = np.flatnonzero(pool.available)
+    return rows[np.argsort(draw[rows], kind="stable")][:k]

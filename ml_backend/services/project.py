@@ -15,6 +15,7 @@ from ml_backend.errors import BadRequest
 from ml_backend.label_config import parse_label_config
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
 from ml_backend.services.live import LivePool
+from ml_backend.services.look_ahead import look_ahead
 from ml_backend.services.placement import Placement
 from ml_backend.services.queue import Move, Queue
 from ml_backend.services.suggest import suggest
@@ -240,7 +241,7 @@ class Project:
     # ---- in between
 
     def tend(self) -> None:
-        """Do what is due: rank, refill, number the window's rows, start training, sync."""
+        """Do what is due: rank, look ahead, refill, number the window's rows, start training, sync."""
         now, settings = time.monotonic(), self.backend.settings
         if self.backend.artifacts.generation_number(self.ref) != self._published:
             self.happened("generation", {})  # its event was lost
@@ -248,6 +249,7 @@ class Project:
         if queue.stale(live) and now - self._ranked_at > max(0.2, 10 * self._rank_seconds):
             queue.rank(live)
             self._ranked_at, self._rank_seconds = time.monotonic(), time.monotonic() - now
+        look_ahead(queue, live, studio)
         filled = len(queue.window.open(live)) / queue.size
         calm = self.backend.state.seconds_since_submit(self.ref) > QUIET
         if filled < LOW / 3 or (filled < LOW and calm):

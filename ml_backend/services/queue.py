@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from ml_backend.domain import (
     Suggestion,
     TaskId,
 )
+from ml_backend.generation import Array
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.live import LivePool
 from ml_backend.services.suggest import all_probabilities, suggest
@@ -41,12 +42,16 @@ PROMISED_SECONDS = 600.0
 
 @dataclass(slots=True)
 class ChainOf:
-    """What one annotator labels one after the other, newest first, and what was promised as the next."""
+    """What one annotator labels one after the other, newest first, and what was promised as the next.
+
+    ``ahead`` is the promised task whose acceptance was prepared for (see ``look_ahead``).
+    """
 
     history: list[TaskId] = field(default_factory=list)
     source: AnnotationId | None = None
     next: TaskId | None = None
     since: float = 0.0
+    ahead: TaskId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Queue:
         self.fallback: str | None = None
         self.ranked: tuple[str, int] = ("", -1)
         self._filling = threading.Lock()
-        self._lock = threading.RLock()  # outlives the pools, which come and go with generations
+        self.lock = threading.RLock()  # outlives the pools, which come and go with generations
 
     # ---- in the submit path
 
@@ -80,14 +85,18 @@ class Queue:
 
         ``again``: this annotator had answered the task before, so the chain stays where it is.
         """
-        with self._lock, live.lock:
+        with self.lock, live.lock:
             task = self._choose(live, annotation, again)
             if task is None:
                 return None
             suggestion = suggest(live, [live.row_of[task]])[0]
             place = self.window.places.get(task)
-            in_front = place is not None and place.score <= self.window.front(live)
-            if place is not None and in_front and place.labels == suggestion.labels:
+            if (
+                place is not None
+                and not place.writing  # else Label Studio may not show it there yet
+                and place.score <= self.window.front(live)
+                and place.labels == suggestion.labels
+            ):
                 return Move(task, suggestion, written=False)
             score = self.window.stage(live, task, suggestion)
         self.window.write(live, task, score, suggestion, studio)
@@ -96,7 +105,7 @@ class Queue:
     def _choose(self, live: LivePool, annotation: Annotation, again: bool) -> TaskId | None:
         chain = self.chains.setdefault(annotation.annotator, ChainOf())
         again = again or chain.source == annotation.id or annotation.task in chain.history
-        if again and chain.next is not None and self._is_open(live, chain.next):
+        if again and chain.next is not None and self.is_open(live, chain.next):
             return chain.next  # the same event once more, or a change of an earlier answer
         available = self.available(live, annotation.annotator)
         row = self._follow(live, chain, annotation, available)
@@ -104,7 +113,7 @@ class Queue:
         if chosen is None:
             labelled = live.states[live.row_of[annotation.task]] == LabelState.LABELLED
             chain.history = [annotation.task] if labelled else []
-            chosen = self._top(live, available)
+            chosen = self.top(live, available)
         chain.source, chain.next, chain.since = annotation.id, chosen, time.monotonic()
         return chosen
 
@@ -118,6 +127,12 @@ class Queue:
             same = bool(history) and live.answers[history[0]] == live.answers[row]
             chain.history = [annotation.task, *(chain.history if same else [])][:CHAIN]
             history = history if same else []
+        return self.step(live, available, row, history, live.answers)
+
+    def step(
+        self, live: LivePool, available: npt.NDArray[np.bool_], row: int, history: list[int], answers: Array
+    ) -> int | None:
+        """The row that the strategy's chain goes to; None where it ends, or the strategy has no chains."""
         strategy = strategies.get(self.strategy)
         if not isinstance(strategy, strategies.Chain) or not (live.known[row] or history):
             return None
@@ -127,12 +142,13 @@ class Queue:
             return live.answer_of(suggestion.labels), suggestion.confidence
 
         try:
-            return strategy.follow(live.view(available), strategies.Step(row, history, guess))
+            pool = replace(live.view(available), answers=answers)
+            return strategy.follow(pool, strategies.Step(row, history, guess))
         except Exception:  # a strategy of somebody else's must not stop the labelling
             log.exception("project %s: %s can't follow; a new chain starts", live.ref.id, strategy.name)
             return None
 
-    def _top(self, live: LivePool, available: npt.NDArray[np.bool_]) -> TaskId | None:
+    def top(self, live: LivePool, available: npt.NDArray[np.bool_]) -> TaskId | None:
         """The best ranked open task, else the front of the window, else any open one."""
 
         def free(task: TaskId) -> bool:
@@ -149,7 +165,8 @@ class Queue:
 
     # ---- views; the caller holds the pool's lock or accepts a moment's staleness
 
-    def _is_open(self, live: LivePool, task: TaskId) -> bool:
+    def is_open(self, live: LivePool, task: TaskId) -> bool:
+        """Whether the task is known and nobody has answered it."""
         row = live.row_of.get(task)
         return row is not None and bool(live.states[row] == LabelState.OPEN)
 
@@ -162,7 +179,7 @@ class Queue:
             if who != annotator
             and chain.next is not None
             and now - chain.since < PROMISED_SECONDS
-            and self._is_open(live, chain.next)
+            and self.is_open(live, chain.next)
         ]
 
     def available(self, live: LivePool, annotator: int | None = None) -> npt.NDArray[np.bool_]:
@@ -189,10 +206,10 @@ class Queue:
         if view is None:
             return  # tasks came in meanwhile; the next turn ranks them too
         try:
-            selection = strategies.select(name, view, self.size * 2, seed=version)
+            selection = strategies.select(name, view, self.size * 2, seed=live.ref.id)
         except Exception as error:  # a strategy of somebody else's must not let the window run dry
             log.exception("project %s: %s can't order", live.ref.id, name)
-            rows = strategies.select("random", view, self.size * 2, seed=version).rows
+            rows = strategies.select("random", view, self.size * 2, seed=live.ref.id).rows
             selection = strategies.Selection(rows, f"{name} failed ({error}): random order")
         self.ranking = [TaskId(int(task)) for task in ids[selection.rows]]
         self.fallback, self.ranked = selection.fallback, (name, version)
@@ -221,16 +238,16 @@ class Queue:
 
     def renew_front(self, live: LivePool, studio: LabelStudio, count: int = FRONT) -> None:
         """Put the best ranked tasks in front, best first, behind only what annotators were promised."""
-        with self._lock, live.lock:
+        with self.lock, live.lock:
             available = self.available(live)
             best = [task for task in self.ranking if task in live.row_of and available[live.row_of[task]]]
             front = [*self.promised(live), *best[:count]]
             # Reserved at once and written from the front: what was promised is never behind the others.
             scores = sorted(self.window.state.push_scores(live.ref, len(front)))
         for task, place in zip(front, scores, strict=True):
-            with self._lock, live.lock:
+            with self.lock, live.lock:
                 now = self.window.places.get(task)
-                if not self._is_open(live, task) or (now is not None and now.score <= place):
+                if not self.is_open(live, task) or (now is not None and now.score <= place):
                     continue  # answered, or put in front by a submit meanwhile
                 suggestion = suggest(live, [live.row_of[task]])[0]
                 score = self.window.stage(live, task, suggestion, float(place))

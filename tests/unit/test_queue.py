@@ -1,7 +1,11 @@
 """The queue over real Redis: what comes next, and that Label Studio serves just that."""
 
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -9,6 +13,7 @@ from redis import Redis
 import strategies
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import EMPTY, AnnotationId, LabelState, Task, TaskId
+from ml_backend.services import look_ahead
 from strategies import registry
 from tests.fakes import World
 
@@ -266,3 +271,80 @@ def test_predictions_handed_to_label_studio_are_forgotten_only_when_they_are_lon
     window.resolve(live, world.studio)
     assert lacking not in window
     assert lacking not in world.state.window(world.ref)
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking ahead at once instead of when Label Studio is done serving."""
+    monkeypatch.setattr(look_ahead, "SERVED_SECONDS", -1.0)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize("strategy", strategies.names())
+def test_after_looking_ahead_an_accepted_suggestion_needs_no_write(state: RedisState, strategy: str) -> None:
+    world = World(state, count=60, strategy=strategy)
+    world.settle()
+    for task in range(1, 7):  # two of each label, so that suggestions are right
+        world.answer(TaskId(task))
+    world.studio.locks.clear()
+    world.settle(1)
+    task, written = world.answer(TaskId(7)).task, []
+    assert world.studio.serve(1) == task
+    for _ in range(10):
+        world.settle(1)
+        look_ahead.look_ahead(world.queue, world.project.live, world.studio)
+        move = world.answer(task)
+        written.append(move.written)
+        task = world.studio.serve(1)
+        assert task == move.task
+    # Where the order follows each label, a new order may come in between.
+    assert written.count(False) >= (10 if strategy in ("cluster_chain", "random") else 5), written
+
+
+@pytest.mark.usefixtures("hasty")
+def test_looking_ahead_leaves_the_promised_task_in_front_and_happens_once(world: World) -> None:
+    move, before = world.answer(TaskId(1)), world.studio.writes
+    for _ in range(3):
+        look_ahead.look_ahead(world.queue, world.project.live, world.studio)
+    assert world.studio.writes == before + 1
+    assert world.studio.serve(1) == move.task
+
+
+@pytest.mark.usefixtures("hasty")
+def test_nothing_is_looked_ahead_while_two_are_at_work(world: World) -> None:
+    world.answer(TaskId(1), who=1)
+    world.answer(TaskId(2), who=2)
+    writes = world.studio.writes
+    look_ahead.look_ahead(world.queue, world.project.live, world.studio)
+    assert world.studio.writes == writes
+
+
+@pytest.mark.usefixtures("hasty")
+def test_a_submit_does_not_trust_a_write_that_is_still_under_way(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for task in (1, 2, 3):
+        move = world.answer(TaskId(task))
+    assert world.studio.serve(1) == move.task
+    started, go, real = threading.Event(), threading.Event(), world.studio.update_prediction
+    made = world.studio.create_prediction
+
+    def slow(write: Any, *given: Any) -> Any:
+        if not started.is_set():
+            started.set()
+            assert go.wait(10)
+        return write(*given)
+
+    monkeypatch.setattr(world.studio, "update_prediction", partial(slow, real))
+    monkeypatch.setattr(world.studio, "create_prediction", partial(slow, made))
+    with ThreadPoolExecutor(2) as pool:
+        ahead = pool.submit(look_ahead.look_ahead, world.queue, world.project.live, world.studio)
+        assert started.wait(10)
+        answer = pool.submit(world.answer, move.task)
+        while not any(place.writing == 2 for place in world.queue.window.places.values()):
+            time.sleep(0.01)  # until the submit waits for the write
+        go.set()
+        following = answer.result(10)
+        ahead.result(10)
+    assert following.written
+    assert world.studio.serve(1) == following.task
