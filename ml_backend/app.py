@@ -6,6 +6,7 @@ import hmac
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,10 +16,9 @@ from werkzeug.exceptions import HTTPException
 from ml_backend.domain import MODEL_VERSION
 from ml_backend.errors import BadRequest, NotFound, RushError, TooLarge, Unauthorized
 from ml_backend.services.events import handle
-from ml_backend.services.project import Project
 from ml_backend.services.projects import Projects
 from ml_backend.settings import Settings
-from ml_backend.wire import Event, PredictJson, SetupJson, TaskJson, event, parse, project_id
+from ml_backend.wire import PredictJson, SetupJson, TaskJson, event, parse, project_id
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +52,8 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
     def setup() -> Response:
         body = parse(SetupJson, _json())
         number = project_id(body.project)
-        if number is not None:
-            projects.connect(number, body.label_config)
+        if number is not None and projects.register(number, body.label_config):
+            later.submit(_logged, f"project {number}: setup", projects.connect, number, body.label_config)
         return jsonify(model_version=MODEL_VERSION)
 
     @app.post("/predict")
@@ -70,10 +70,10 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         project = projects.get(happened.project)
         happened = event(body, project.spec.from_name)
         project.backend.state.set_options(project.ref, webhook_seen=str(time.time()))
-        if (
-            happened.tasks and not happened.annotations
-        ):  # an import may carry thousands: not inside its request
-            later.submit(_logged, project, happened)
+        imported = happened.tasks and not happened.annotations  # may be thousands
+        if imported or happened.action == "PROJECT_UPDATED":
+            what = f"project {project.ref.id}: {happened.action}"
+            later.submit(_logged, what, handle, project, happened)
         else:
             handle(project, happened)
         return jsonify(status="ok"), 200
@@ -150,8 +150,11 @@ def _check_credentials(settings: Settings) -> None:
             )
 
 
-def _logged(project: Project, happened: Event) -> None:
+def _logged(what: str, work: Callable[..., object], *given: Any) -> None:
+    """What is too long for Label Studio's patience, in a thread of its own."""
     try:
-        handle(project, happened)
+        work(*given)
+    except RushError as error:
+        log.warning("%s: %s", what, error)
     except Exception:
-        log.exception("project %s: %s failed", project.ref.id, happened.action)
+        log.exception("%s failed", what)

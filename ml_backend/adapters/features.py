@@ -42,7 +42,6 @@ class FileFeatures:
         self._keys_path = self._folder / "keys.bin"
         self._check_dim()
         self._rows: dict[bytes, int] = {}
-        self._vectors: Array = np.empty((0, dim), np.float16)
         self._seen = (0, 0)  # inode and complete keys of keys.bin as last read
         self._refreshing = threading.Lock()
         self._refresh()
@@ -100,7 +99,8 @@ class FileFeatures:
             rows = [self._rows[raw] for raw in raws]
         except KeyError as error:
             raise KeyError(keys[raws.index(error.args[0])]) from None
-        return self._vectors[rows] if rows else np.empty((0, self.dim), np.float16)
+        # Mapped for this call only: pages once read would count as this process's memory for good.
+        return self._map(max(rows) + 1)[rows] if rows else np.empty((0, self.dim), np.float16)
 
     def _refresh(self) -> None:
         """Take in rows that other processes have added; one stat where there are none."""
@@ -120,8 +120,7 @@ class FileFeatures:
             file.seek(count * KEY_BYTES)
             added = file.read()
             total = count + len(added) // KEY_BYTES
-            # Vectors first: a key that another thread finds must have its row.
-            self._vectors = self._map(total)
+            self._map(total)  # raises where vectors are missing
             for row in range(count, total):
                 start = (row - count) * KEY_BYTES
                 known.setdefault(added[start : start + KEY_BYTES], row)

@@ -28,7 +28,7 @@ from ml_backend.services.placement import Placement
 from strategies import Pool
 
 GONE = -1
-BLOCK = 4096
+BLOCK = 1024
 
 
 class LivePool:

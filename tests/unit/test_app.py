@@ -3,6 +3,8 @@
 import base64
 import json
 import logging
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from redis import Redis
 
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.app import create_app
+from ml_backend.services.project import Project
 from ml_backend.services.projects import Projects
 from ml_backend.settings import Settings
 from tests.fakes import CONFIG, World
@@ -51,6 +54,26 @@ def test_every_recorded_request_is_answered(client: FlaskClient, path: Path) -> 
 
 def test_setup_names_the_version_that_the_queue_is_filtered_by(client: FlaskClient) -> None:
     assert client.post("/setup", json={"project": "1.5", "schema": CONFIG}).json == {"model_version": "rush"}
+
+
+def test_setup_answers_while_the_project_is_still_loading(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects, loading, go = Projects(world.backend, "http://studio"), threading.Event(), threading.Event()
+
+    def slow(number: int) -> Project:
+        loading.set()
+        assert go.wait(10)
+        return world.project
+
+    monkeypatch.setattr(projects, "get", slow)
+    client = create_app(Settings(_env_file=None), projects).test_client()
+    changed = CONFIG.replace('<Choice value="c"/>', '<Choice value="d"/>')
+    assert client.post("/setup", json={"project": "1.5", "schema": changed}).status_code == 200
+    assert loading.wait(10)
+    go.set()
+    while "d" not in world.project.spec.classes:
+        time.sleep(0.01)
 
 
 def test_predictions_keep_length_and_order_and_are_empty_for_unknown_images(
