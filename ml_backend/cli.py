@@ -203,17 +203,13 @@ def train(project: int) -> None:
 @click.argument("name", required=False)
 def strategy(project: int, name: str | None) -> None:
     """Show or switch the order of a project's queue, while people label."""
+    from ml_backend.commands import choose_strategy
+
     parts = _parts()
-    ref = parts.ref(project)
     if name is None:
-        console.print(parts.state.options(ref).get("strategy") or parts.settings.strategy)
+        console.print(parts.state.options(parts.ref(project)).get("strategy") or parts.settings.strategy)
         return
-    try:
-        strategies.get(name)
-    except strategies.UnknownStrategy as error:
-        raise BadRequest(str(error)) from None
-    parts.state.set_options(ref, strategy=name)
-    parts.state.publish(ref, "strategy")
+    choose_strategy(parts, project, name)
     console.print(f"Project {project} is ordered by {name} from the next submit on.")
 
 

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import strategies
 from ml_backend.adapters.backend_http import backend_status
 from ml_backend.adapters.jobs_rq import missing_workers
 from ml_backend.bootstrap import Parts
+from ml_backend.errors import BadRequest
 from ml_backend.jobs import learner
 from ml_backend.label_config import parse_label_config
 from ml_backend.services import connect as connecting
@@ -39,6 +41,17 @@ def connect(
         progress=progress,
     )
     return project
+
+
+def choose_strategy(parts: Parts, project: int, name: str) -> None:
+    """Switch a project's strategy for everybody; BadRequest lists what there is."""
+    try:
+        strategies.get(name)
+    except strategies.UnknownStrategy as error:
+        raise BadRequest(str(error)) from None
+    ref = parts.ref(project)
+    parts.state.set_options(ref, strategy=name)
+    parts.state.publish(ref, "strategy")
 
 
 def import_images(

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 
 from ml_backend.adapters.servers import LocalLabelStudio, LocalRedis, free_port
+from ml_backend.adapters.state_redis import RedisState
 
 ROOT = Path(__file__).resolve().parents[1]
 EMAIL, PASSWORD, TOKEN = "rush@example.com", "rush-password", "0123456789abcdef0123456789abcdef01234567"
@@ -30,6 +32,16 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     server.start()
     yield server.url
     server.stop()
+
+
+@pytest.fixture
+def state(redis_url: str) -> Iterator[RedisState]:
+    """Empty shared state."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    found = RedisState(redis_url)
+    yield found
+    found.close()
 
 
 @pytest.fixture(scope="session")

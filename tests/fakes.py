@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,6 +182,7 @@ class World:
     def __post_init__(self) -> None:
         self.ref = ProjectRef("http://studio", 1)
         folder = Path(tempfile.mkdtemp(prefix="rush-"))
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
         artifacts, features = FileArtifacts(folder), FileFeatures(folder / "features", "plain", SPACE_DIM)
         self.tasks = [TaskId(n + 1) for n in range(self.count)]
         rows, self.region = points(max(self.count, 3))

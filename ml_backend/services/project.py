@@ -11,7 +11,6 @@ from typing import Any
 
 import strategies
 from ml_backend.domain import Annotation, AnnotationId, ContentKey, LabelSpec, ProjectRef, Task, TaskId
-from ml_backend.errors import BadRequest
 from ml_backend.label_config import parse_label_config
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
 from ml_backend.services.live import LivePool
@@ -213,15 +212,6 @@ class Project:
         added = self.queue.window.append(live, fresh, [shown[task] for task in fresh])
         scores.update(zip(fresh, added, strict=True))
         return [prediction(live.spec, shown[task.id], scores[task.id]) for task in tasks]
-
-    def choose_strategy(self, name: str) -> None:
-        """Switch the project's strategy for everybody; BadRequest lists what there is."""
-        try:
-            strategies.get(name)
-        except strategies.UnknownStrategy as error:
-            raise BadRequest(str(error)) from None
-        self.backend.state.set_options(self.ref, strategy=name)
-        self.backend.state.publish(self.ref, "strategy")
 
     def report(self) -> dict[str, Any]:
         """Where the project stands, for people and checks."""

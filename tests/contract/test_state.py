@@ -4,12 +4,10 @@ import math
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -26,16 +24,6 @@ KEY, OTHER = ContentKey("0" * 31 + "1"), ContentKey("f" * 32)
 
 def note(number: int, task: int, *labels: str, skipped: bool = False) -> Annotation:
     return Annotation(AnnotationId(number), TaskId(task), 7, labels, skipped, 1.5, "2024-01-01", None)
-
-
-@pytest.fixture
-def state(redis_url: str) -> Iterator[State]:
-    client = redis.Redis.from_url(redis_url)
-    client.flushall()
-    client.close()
-    found = RedisState(redis_url)
-    yield found
-    found.close()
 
 
 def test_what_was_never_written_is_empty(state: State) -> None:

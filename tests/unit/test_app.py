@@ -5,13 +5,11 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
-from redis import Redis
 
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.app import create_app
@@ -24,12 +22,8 @@ FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "label_studio_1.23.2
 
 
 @pytest.fixture
-def world(redis_url: str) -> Iterator[World]:
-    with Redis.from_url(redis_url) as client:
-        client.flushall()
-    state = RedisState(redis_url)
-    yield World(state)
-    state.close()
+def world(state: RedisState) -> World:
+    return World(state)
 
 
 def client_of(world: World, **settings: Any) -> FlaskClient:

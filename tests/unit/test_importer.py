@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import redis
 
 from ml_backend.adapters.artifacts import FileArtifacts
 from ml_backend.adapters.features import FileFeatures
@@ -67,10 +66,8 @@ class Embedding:
 
 
 @pytest.fixture
-def make(redis_url: str, tmp_path: Path) -> Iterator[Any]:
-    with redis.Redis.from_url(redis_url) as client:
-        client.flushall()
-    state, features = RedisState(redis_url), FileFeatures(tmp_path / "features", "first-byte", DIM)
+def make(state: RedisState, tmp_path: Path) -> Any:
+    features = FileFeatures(tmp_path / "features", "first-byte", DIM)
     artifacts = FileArtifacts(tmp_path / "artifacts")
 
     def made(studio: Any, embedding: Any, **more: Any) -> Importer:
@@ -82,8 +79,7 @@ def make(redis_url: str, tmp_path: Path) -> Iterator[Any]:
             REF, SPEC, settings, studio, studio, state, features, learner, lambda: embedding, **more
         )
 
-    yield made
-    state.close()
+    return made
 
 
 @pytest.fixture

@@ -61,15 +61,6 @@ class Embedding:
 
 
 @pytest.fixture
-def state(redis_url: str) -> Iterator[RedisState]:
-    with redis.Redis.from_url(redis_url) as client:
-        client.flushall()
-    found = RedisState(redis_url)
-    yield found
-    found.close()
-
-
-@pytest.fixture
 def features(tmp_path: Path) -> FileFeatures:
     return FileFeatures(tmp_path, "first-byte", DIM)
 

@@ -1,8 +1,5 @@
 """The live pool: any sequence of events ends where a fresh load of the same annotations ends."""
 
-import tempfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,8 +19,8 @@ GENERATION = Generation(0, "plain", Pca(np.zeros(SPACE_DIM, np.float32), np.eye(
 
 
 @pytest.fixture(scope="module")
-def features() -> FileFeatures:
-    found = FileFeatures(Path(tempfile.mkdtemp()), "plain", SPACE_DIM)
+def features(tmp_path_factory: pytest.TempPathFactory) -> FileFeatures:
+    found = FileFeatures(tmp_path_factory.mktemp("features"), "plain", SPACE_DIM)
     found.append(list(TASKS.values()), points(COUNT)[0])
     return found
 

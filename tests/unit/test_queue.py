@@ -2,13 +2,11 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
-from redis import Redis
 
 import strategies
 from ml_backend.adapters.state_redis import RedisState
@@ -16,15 +14,6 @@ from ml_backend.domain import EMPTY, AnnotationId, LabelState, Task, TaskId
 from ml_backend.services import look_ahead
 from strategies import registry
 from tests.fakes import World
-
-
-@pytest.fixture
-def state(redis_url: str) -> Iterator[RedisState]:
-    with Redis.from_url(redis_url) as client:
-        client.flushall()
-    found = RedisState(redis_url)
-    yield found
-    found.close()
 
 
 @pytest.fixture
@@ -171,9 +160,9 @@ def test_the_window_never_runs_dry(state: RedisState, annotators: int) -> None:
     assert len(seen) == 60
 
 
-def test_a_strategy_switch_takes_effect_at_the_next_submit(world: World) -> None:
+def test_a_strategy_switch_takes_effect_at_the_next_submit(state: RedisState, world: World) -> None:
     world.answer(TaskId(1))
-    world.project.choose_strategy("diversity")
+    state.set_options(world.ref, strategy="diversity")
     world.project.happened("strategy", {})
     best = [task for task in world.queue.ranking if task not in (1, 2)]
     move = world.answer(TaskId(2), who=2)
