@@ -120,13 +120,12 @@ def main() -> None:
             mine = project_with(studio, f"rush {size}", labels[:size], keys[:size], rush=True)
             studio.wait(mine[0], tasks=size)
             ref = studio.parts.ref(mine[0])
-            learner(studio.parts).map(ref)
+            learner(studio.parts, ref).map(ref)
             studio.wait(mine[0], embedded=size, window=150)
             for name in options.strategies:
                 choose(studio, mine[0], name)
-                figures[f"{name} at {size}"] = measure(
-                    studio, plain, mine, options.annotations, options.pause
-                )
+                count = min(options.annotations, size // (len(options.strategies) + 1))
+                figures[f"{name} at {size}"] = measure(studio, plain, mine, count, options.pause)
                 print(name, size, figures[f"{name} at {size}"], flush=True)
             if size == max(options.sizes):
                 choose(studio, mine[0], options.strategies[0])

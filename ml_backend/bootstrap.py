@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from ml_backend.domain import ProjectRef
 from ml_backend.errors import BadRequest, StoreError
+from ml_backend.generation import Generation, untuned
 from ml_backend.ports import (
     Artifacts,
     Embedder,
     Features,
+    Finetuner,
     Index,
     Jobs,
     LabelStudio,
@@ -105,21 +107,32 @@ class Parts:
 
         return FileArtifacts(self.settings.data_dir)
 
-    @cached_property
-    def features(self) -> Features:
-        """Backbone features as files."""
-        from ml_backend.adapters.backbones import backbone
-        from ml_backend.adapters.features import FileFeatures
-
-        dim = backbone(self.settings.backbone).dim
-        return FileFeatures(self.settings.data_dir / "features", self.feature_set, dim)
-
-    @property
-    def feature_set(self) -> str:
-        """Name of the features that may be compared with each other."""
+    def feature_set_of(self, generation: Generation | None) -> str:
+        """The features of new images: of the backbone of the settings, or as it was fine-tuned."""
         from ml_backend.adapters.features import feature_set
 
-        return feature_set(self.settings.backbone, self.settings.image_size)
+        wanted = feature_set(self.settings.backbone, self.settings.image_size)
+        if generation is not None and untuned(generation.backbone) == wanted:
+            return generation.backbone
+        return wanted
+
+    def features(self, name: str) -> Features:
+        """Backbone features as files, by the name of their set."""
+        from ml_backend.adapters.backbones import backbone
+        from ml_backend.adapters.features import FileFeatures, made_with
+
+        if name not in self._features:
+            dim = backbone(made_with(name)[0]).dim
+            self._features[name] = FileFeatures(self.settings.data_dir / "features", name, dim)
+        return self._features[name]
+
+    def features_of(self, generation: Generation | None) -> Features:
+        """The features that may be compared with those of this generation."""
+        return self.features(self.feature_set_of(generation))
+
+    @cached_property
+    def _features(self) -> dict[str, Features]:
+        return {}
 
     def index(self, project: ProjectRef) -> Index:
         """Qdrant: the server of RUSH_QDRANT_URL, else the engine embedded in this process."""
@@ -145,14 +158,34 @@ class Parts:
 
         return Limits(int(self.settings.max_image_mb * 1e6), int(self.settings.max_megapixels * 1e6))
 
-    @cached_property
-    def embedder(self) -> Embedder:
-        """Images to features, on the GPU where there is one."""
+    @property
+    def _networks(self) -> Path:
+        return self.settings.data_dir / "networks"
+
+    def embedder(self, feature_set: str) -> Embedder:
+        """Images to these features, on the GPU where there is one."""
         from ml_backend.adapters.embedders import open_embedder
+        from ml_backend.adapters.features import made_with
+
+        if feature_set not in self._embedders:
+            name, size = made_with(feature_set)
+            made = open_embedder(name, size, self.settings.device, self._networks, self._limits)
+            self._embedders[feature_set] = made
+        return self._embedders[feature_set]
+
+    @cached_property
+    def _embedders(self) -> dict[str, Embedder]:
+        return {}
+
+    @cached_property
+    def finetuner(self) -> Finetuner:
+        """Trains whole backbones."""
+        from ml_backend.adapters.finetune_torch import TorchFinetuner
 
         settings = self.settings
-        cache: Path = settings.data_dir / "networks"
-        return open_embedder(settings.backbone, settings.image_size, settings.device, cache, self._limits)
+        return TorchFinetuner(
+            settings.backbone, settings.image_size, settings.device, self._networks, self._limits
+        )
 
     @cached_property
     def sink(self) -> TaskSink:

@@ -191,10 +191,14 @@ def sync(project: int) -> None:
 
 @main.command()
 @project_option
-def train(project: int) -> None:
+@click.option("--full", is_flag=True, help="Fine-tune the backbone too: minutes on a GPU, hours without.")
+def train(project: int, full: bool) -> None:
     """Ask a worker to learn from all labels now."""
     parts = _parts()
-    parts.jobs.enqueue("train", parts.ref(project), force=True)
+    if full:
+        parts.jobs.enqueue("finetune", parts.ref(project))
+    else:
+        parts.jobs.enqueue("train", parts.ref(project), force=True)
     console.print("Training is queued; rush status shows the generation it ends in.")
 
 

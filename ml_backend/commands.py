@@ -62,6 +62,7 @@ def import_images(
     config = str(parts.studio.project(project).get("label_config", ""))
     spec = parse_label_config(config)
     parts.state.set_options(ref, label_config=config)
+    feature_set = parts.feature_set_of(parts.artifacts.generation(ref))
     importer = Importer(
         ref,
         spec,
@@ -69,9 +70,9 @@ def import_images(
         parts.studio,
         parts.sink,
         parts.state,
-        parts.features,
-        learner(parts),
-        lambda: parts.embedder,
+        parts.features(feature_set),
+        learner(parts, ref),
+        lambda: parts.embedder(feature_set),
         progress,
     )
     return importer.run(read_source(source, spec.image_key))

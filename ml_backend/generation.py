@@ -5,6 +5,7 @@ Nothing here needs torch: the web process encodes new images with it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,11 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
+
+
+def untuned(backbone: str) -> str:
+    """The backbone (or feature set) that a fine-tuned one, ``NAME~HASH``, started from."""
+    return re.sub(r"~[0-9a-f]+", "", backbone)
 
 
 def normalise(rows: Array) -> Floats:

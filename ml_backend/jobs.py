@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 
 from ml_backend.bootstrap import Parts
 from ml_backend.domain import ProjectRef, TaskId
@@ -14,6 +14,7 @@ from ml_backend.label_config import parse_label_config
 from ml_backend.services import ingest as ingesting
 from ml_backend.services import sync as syncing
 from ml_backend.services import write_back as writing
+from ml_backend.services.finetune import FullRound
 from ml_backend.services.learn import Learner
 from ml_backend.settings import Settings
 from ml_backend.wire import image_of
@@ -39,13 +40,14 @@ def warm() -> None:
     log.info("Warm after %.0f s.", time.monotonic() - began)
 
 
-def learner(parts: Parts) -> Learner:
-    """The rounds of a worker over its adapters."""
+def learner(parts: Parts, ref: ProjectRef, feature_set: str = "") -> Learner:
+    """The rounds of a worker over its adapters, on the project's features or those of a feature set."""
+    feature_set = feature_set or parts.feature_set_of(parts.artifacts.generation(ref))
     return Learner(
         parts.state,
         parts.artifacts,
-        parts.features,
-        parts.feature_set,
+        parts.features(feature_set),
+        feature_set,
         lambda: parts.trainer,
         lambda: parts.projector,
     )
@@ -55,9 +57,10 @@ def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
     """Embed the images of these tasks, then lay out the map."""
     here = parts()
     addresses = {TaskId(int(task)): address for task, address in images.items()}
-    report = ingesting.ingest(
-        ref, addresses, here.studio, here.state, here.features, here.embedder, _log_progress(ref, "embedded")
-    )
+    feature_set = here.feature_set_of(here.artifacts.generation(ref))
+    features, embedder = here.features(feature_set), here.embedder(feature_set)
+    progress = _log_progress(ref, "embedded")
+    report = ingesting.ingest(ref, addresses, here.studio, here.state, features, embedder, progress)
     if report.embedded:
         here.jobs.enqueue("project", ref)
 
@@ -65,7 +68,7 @@ def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
 def project(ref: ProjectRef) -> None:
     """Lay out the map of all images and write it back."""
     here = parts()
-    learner(here).map(ref)
+    learner(here, ref).map(ref)
     _then_write_back(here, ref)
 
 
@@ -73,12 +76,38 @@ def train(ref: ProjectRef, force: bool = False) -> None:
     """Learn from all labels; where a new head is published the map follows it."""
     here = parts()
     try:
-        outcome = learner(here).learn(ref)
+        outcome = learner(here, ref).learn(ref)
     except NotReady as error:
         log.warning("project %s: %s", ref.id, error)
         return
     if outcome.generation is not None:
         here.jobs.enqueue("project", ref)
+
+
+def finetune(ref: ProjectRef) -> None:
+    """Fine-tune the backbone on all labels, embed every image anew, and publish what is better."""
+    here = parts()
+
+    def embed(feature_set: str, addresses: Mapping[TaskId, str]) -> None:
+        features, embedder = here.features(feature_set), here.embedder(feature_set)
+        progress = _log_progress(ref, "embedded anew")
+        ingesting.ingest(ref, addresses, here.studio, here.state, features, embedder, progress)
+
+    told: dict[str, Callable[[int, int], None]] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        told.setdefault(stage, _log_progress(ref, stage, "steps"))(done, total)
+
+    current = learner(here, ref)
+    round_ = FullRound(current, partial(learner, here, ref), embed, here.finetuner, here.studio, progress)
+    try:
+        outcome = round_.run(ref)
+    except NotReady as error:
+        log.warning("project %s: %s", ref.id, error)
+        return
+    if outcome.generation is not None:
+        here.jobs.enqueue("project", ref)
+        here.jobs.enqueue("sync", ref)  # images that came in meanwhile
 
 
 def sync(ref: ProjectRef) -> None:
@@ -87,7 +116,8 @@ def sync(ref: ProjectRef) -> None:
     config = str(here.studio.project(ref.id).get("label_config", ""))
     here.state.set_options(ref, label_config=config)
     spec = parse_label_config(config)
-    report = syncing.sync(ref, here.studio, here.state, spec, features=here.features)
+    features = here.features_of(here.artifacts.generation(ref))
+    report = syncing.sync(ref, here.studio, here.state, spec, features=features)
     here.state.publish(ref, "synced")
     images = {str(task.id): address for task in report.to_embed if (address := image_of(task, spec))}
     if images:
@@ -131,13 +161,13 @@ def _then_write_back(here: Parts, ref: ProjectRef) -> None:
         here.jobs.enqueue("write_back", ref)
 
 
-def _log_progress(ref: ProjectRef, what: str) -> Callable[[int, int], None]:
+def _log_progress(ref: ProjectRef, what: str, of: str = "images") -> Callable[[int, int], None]:
     told = time.monotonic()
 
     def progress(done: int, total: int) -> None:
         nonlocal told
         if time.monotonic() - told > PROGRESS_SECONDS or done == total:
             told = time.monotonic()
-            log.info("project %s: %d of %d images %s", ref.id, done, total, what)
+            log.info("project %s: %d of %d %s %s", ref.id, done, total, of, what)
 
     return progress

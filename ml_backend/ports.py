@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from ml_backend.domain import (
@@ -133,6 +133,26 @@ class Trainer(Protocol):
 
     def fit(self, features: Array, targets: Array, *, multiple: bool, pca: Array, seed: int = 0) -> Head:
         """features (n, F), targets (n,) classes or (n, C) 0/1; ``pca`` (SPACE_DIM, F) initialises."""
+
+
+class Finetuner(Protocol):
+    """Trains a whole backbone on labelled images."""
+
+    def tune(
+        self,
+        keys: Sequence[ContentKey],
+        images: Iterable[tuple[str, bytes]],
+        targets: Array,
+        watched: Array,
+        *,
+        multiple: bool,
+        progress: Callable[[int, int], None],
+    ) -> str:
+        """Train on (key, file bytes) with targets (n,) classes or (n, C) 0/1 in the order of ``keys``.
+
+        ``watched`` (n,) bool: images that only say when to stop. Returns the name of the new feature set;
+        what was trained before on just the same is not trained again, and ``images`` not read.
+        """
 
 
 class Projector(Protocol):

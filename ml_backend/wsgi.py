@@ -21,7 +21,7 @@ def open_projects(settings: Settings) -> Projects:
     """Open the projects over all adapters of the web process; ``start`` begins to tend them."""
     parts = Parts(settings)
     backend = Backend(
-        settings, parts.state, parts.artifacts, parts.features, parts.jobs, parts.studio, parts.index
+        settings, parts.state, parts.artifacts, parts.features_of, parts.jobs, parts.studio, parts.index
     )
     return Projects(backend, parts.origin)
 

@@ -208,7 +208,13 @@ class World:
         self.state.set_tasks(self.ref, known)
         settings = Settings(_env_file=None, window=self.window, sync_seconds=0)
         self.backend = Backend(
-            settings, self.state, artifacts, features, self.jobs, self.studio, lambda ref: self.index
+            settings,
+            self.state,
+            artifacts,
+            lambda generation: features,
+            self.jobs,
+            self.studio,
+            lambda ref: self.index,
         )
         self.project = Project(self.ref, self.backend)
 

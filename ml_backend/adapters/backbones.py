@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.error import URLError
+from urllib.parse import quote
 
 from ml_backend.errors import BadRequest, NotReady
+from ml_backend.generation import untuned
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,8 +46,14 @@ class Backbone:
     fixed: bool = False
 
 
-def backbone(name: str) -> Backbone:
-    """Return the backbone of that name, built in or of a third party; BadRequest lists all names."""
+def backbone(name: str, tuned: Path | None = None) -> Backbone:
+    """Return the backbone of that name, built in or of a third party; BadRequest lists all names.
+
+    ``NAME~HASH`` is NAME with fine-tuned weights from the folder ``tuned``, read when it is built.
+    """
+    if untuned(name) != name:
+        base = backbone(untuned(name))
+        return replace(base, name=name, build=partial(_tuned, base, weights_path(name, tuned or Path())))
     if name in BUILT_IN:
         return BUILT_IN[name]
     others = {entry.name: entry for entry in entry_points(group=GROUP)}
@@ -92,6 +102,21 @@ def pixels_to_features(spec: Backbone, size: int) -> nn.Module:
             return features
 
     return PixelsToFeatures().eval()
+
+
+def weights_path(name: str, folder: Path) -> Path:
+    """Where the weights of a fine-tuned backbone are kept."""
+    return folder / f"{quote(name, safe='~')}.safetensors"
+
+
+def _tuned(base: Backbone, path: Path) -> nn.Module:
+    from safetensors.torch import load_file
+
+    if not path.exists():
+        raise NotReady(f"The fine-tuned weights {path} are gone.", "Train anew: rush train --full.")
+    network = base.build()
+    network.load_state_dict(load_file(path))
+    return network.eval()
 
 
 def _efficientnet_lite0() -> nn.Module:

@@ -28,7 +28,8 @@ from ml_backend.generation import Floats
 class OpenVinoEmbedder:
     """``ports.Embedder`` on all CPUs that the process may use, or on ``threads`` of them.
 
-    The network is converted once and kept in the folder ``cache``, from where it loads without torch.
+    The network is converted once and kept in the folder ``cache``, from where it loads without torch;
+    fine-tuned weights are there too.
     Raises what ``backbones.backbone`` and ``pixels_to_features`` raise.
     """
 
@@ -40,7 +41,7 @@ class OpenVinoEmbedder:
         cache: Path | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
-        spec = backbone(backbone_name)
+        spec = backbone(backbone_name, cache)
         self.name = feature_set(spec.name, size)
         self.dim = spec.dim
         self._size = size
@@ -83,7 +84,7 @@ class OpenVinoEmbedder:
 def _network(core: ov.Core, spec: Backbone, size: int, cache: Path | None) -> ov.Model:
     if cache is None:
         return _convert(spec, size)
-    path = cache / f"{quote(spec.name, safe='')}-{size}-openvino-{ov.__version__.split('-')[0]}.xml"
+    path = cache / f"{quote(spec.name, safe='~')}-{size}-openvino-{ov.__version__.split('-')[0]}.xml"
     if path.exists():
         try:
             return core.read_model(path)

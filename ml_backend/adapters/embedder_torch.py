@@ -6,23 +6,25 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from ml_backend.adapters.backbones import backbone, pixels_to_features
 from ml_backend.adapters.decode import DEFAULT_LIMITS, Limits, Pixels, decode
+from ml_backend.adapters.devices import torch_device
 from ml_backend.adapters.features import feature_set
 from ml_backend.adapters.pipeline import cpus, in_order
-from ml_backend.errors import BadImage, NotReady
+from ml_backend.errors import BadImage
 from ml_backend.generation import Floats
 
 
 class TorchEmbedder:
     """``ports.Embedder`` in batches: threads decode the next ones while the device computes the last.
 
-    Raises NotReady where the device isn't there, and what ``backbones.backbone`` and
-    ``pixels_to_features`` raise.
+    Fine-tuned weights are read from the folder ``cache``. Raises what ``torch_device``,
+    ``backbones.backbone`` and ``pixels_to_features`` raise.
     """
 
     def __init__(
@@ -33,14 +35,10 @@ class TorchEmbedder:
         batch: int = 64,
         threads: int | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        cache: Path | None = None,
     ) -> None:
-        self._device = torch.device(device)
-        if self._device.type == "cuda" and not torch.cuda.is_available():
-            raise NotReady(
-                f"RUSH_DEVICE={device}, but torch {torch.__version__} finds no GPU.",
-                "Set RUSH_DEVICE=cpu, or install the driver and a torch built for it.",
-            )
-        spec = backbone(backbone_name)
+        self._device = torch_device(device)
+        spec = backbone(backbone_name, cache)
         self.name = feature_set(spec.name, size)
         self.dim = spec.dim
         self._size = size

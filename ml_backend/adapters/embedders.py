@@ -26,7 +26,7 @@ def open_embedder(
     if device == "cuda" or (device == "auto" and _has_gpu()):
         from ml_backend.adapters.embedder_torch import TorchEmbedder
 
-        return TorchEmbedder(backbone, size, "cuda", limits=limits)
+        return TorchEmbedder(backbone, size, "cuda", limits=limits, cache=cache)
     from ml_backend.adapters.embedder_openvino import OpenVinoEmbedder
 
     return OpenVinoEmbedder(backbone, size, cache=cache, limits=limits)

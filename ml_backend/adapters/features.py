@@ -28,6 +28,12 @@ def feature_set(backbone: str, size: int) -> str:
     return f"{backbone}-{size}"
 
 
+def made_with(feature_set: str) -> tuple[str, int]:
+    """The backbone and input size that a feature set is named after."""
+    backbone, _, size = feature_set.rpartition("-")
+    return backbone, int(size)
+
+
 class FileFeatures:
     """``ports.Features`` in a folder of files; safe for many processes and threads, writers take turns.
 

@@ -30,8 +30,8 @@ QUEUES = (FAST, SLOW)
 HOUR = 3600
 FAST_JOBS = {"ingest", "sync", "write_back"}
 """Jobs that wait for the network or give way soon; the others keep a CPU busy."""
-TIMEOUTS = {"ingest": 6 * HOUR, "write_back": 24 * HOUR}
-"""Seconds after which a job counts as hung; both of these resume where they were."""
+TIMEOUTS = {"ingest": 6 * HOUR, "write_back": 24 * HOUR, "finetune": 48 * HOUR}
+"""Seconds after which a job counts as hung; these resume where they were."""
 TIMEOUT = HOUR
 FAILURE_TTL = 7 * 24 * HOUR
 LOCK_SECONDS = 30.0

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
-from ml_backend.errors import BadRequest, NotReady
+from ml_backend.adapters.devices import torch_device
 from ml_backend.generation import Array, Floats, Head
 
 STEPS = 50
@@ -23,20 +23,12 @@ WEIGHT_DECAY = 1e-4
 class TorchTrainer:
     """``ports.Trainer``: cosine cross-entropy (multiple: one sigmoid per class), weights start at the PCA.
 
-    ``device`` is auto, cpu or cuda; BadRequest for another one, NotReady where there is no GPU.
+    ``device`` is as for ``torch_device``.
     The time does not depend on the number of labels: 50 steps of at most 1,024 images.
     """
 
     def __init__(self, device: str = "auto", steps: int = STEPS) -> None:
-        if device not in ("auto", "cpu", "cuda"):
-            raise BadRequest(f"There is no device {device!r}.", "Set RUSH_DEVICE to auto, cpu or cuda.")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise NotReady(
-                f"RUSH_DEVICE=cuda, but torch {torch.__version__} finds no GPU.",
-                "Set RUSH_DEVICE=cpu, or install the driver and a torch built for it.",
-            )
-        cuda = device != "cpu" and torch.cuda.is_available()
-        self.device = torch.device("cuda" if cuda else "cpu")
+        self.device = torch_device(device)
         self._steps = steps
 
     def fit(self, features: Array, targets: Array, *, multiple: bool, pca: Array, seed: int = 0) -> Head:

@@ -103,7 +103,7 @@ class _Ingest:
         wanted = [address for address, tasks in self.tasks_at.items() if tasks[0] not in self.embedded]
         given: set[ContentKey] = set()
         known = 0
-        for address, download in _ahead(pool, self._download, wanted):
+        for address, download in ahead(pool, self._download, wanted):
             data = download.result()
             if isinstance(data, str):
                 self._fail(address, data)
@@ -162,7 +162,7 @@ class _Ingest:
         return f"{self.ref.origin} {address}"
 
 
-def _ahead(
+def ahead(
     pool: ThreadPoolExecutor, work: Callable[[str], bytes | str], items: Iterable[str]
 ) -> Iterator[tuple[str, Future[bytes | str]]]:
     """Run ``work`` in the pool, at most AHEAD items before they are asked for; results in order."""

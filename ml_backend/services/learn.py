@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -39,6 +39,16 @@ class PrincipalProjector:
 
 
 @dataclass(frozen=True, slots=True)
+class Labelled:
+    """Labelled tasks with their images: targets are classes (n,), or 0/1 (n, C) for multiple choice."""
+
+    spec: LabelSpec
+    tasks: list[TaskId]
+    keys: list[ContentKey]
+    targets: Array
+
+
+@dataclass(frozen=True, slots=True)
 class Learner:
     """Runs rounds for any project; ``trainer`` and ``projector`` are made when they are first needed."""
 
@@ -52,7 +62,7 @@ class Learner:
     def raw_space(self, ref: ProjectRef, coming: Sequence[ContentKey] = ()) -> Generation:
         """The current generation, or a new one where none fits the images; NotReady without images."""
         generation = self.artifacts.generation(ref)
-        keys = self._embedded(ref, coming)
+        keys = self.embedded(ref, coming)
         if not keys:
             raise NotReady(f"Project {ref.id} has no embedded image yet.", "Import images or run rush sync.")
         fitted_on = int(generation.manifest.get("images", 0)) if generation is not None else 0
@@ -66,8 +76,7 @@ class Learner:
         else:
             number = 0 if generation is None else generation.number + 1
             fresh = Generation(number, self.backbone, pca, manifest={"images": len(keys), "labels": 0})
-        self.artifacts.publish_generation(ref, fresh)
-        self.state.publish(ref, "generation", number=fresh.number)
+        self.publish(ref, fresh)
         return fresh
 
     def map(self, ref: ProjectRef, coming: Sequence[ContentKey] = ()) -> Projection:
@@ -76,7 +85,7 @@ class Learner:
         ``coming``: embedded images whose tasks are about to be imported.
         """
         generation = self.raw_space(ref, coming)
-        keys = sorted(self._embedded(ref, coming))
+        keys = sorted(self.embedded(ref, coming))
         raw = self._encode(generation.pca, keys)
         head = generation.head if generation.space == "head" else None
         shown = raw if head is None else self._encode(head, keys)
@@ -89,6 +98,24 @@ class Learner:
         """Fit a head on all labels, publish it if it is no worse than the last; NotReady without images."""
         began = time.perf_counter()
         generation = self.raw_space(ref)
+        outcome = self.fit(ref, self.labelled(ref), generation, generation.manifest.get("tuned_on", ()))
+        fresh = outcome.generation
+        if fresh is not None and fresh.head is None and generation.head is None:
+            return TrainOutcome(None, outcome.manifest)  # nothing was learnt and nothing has changed
+        if fresh is not None:
+            self.publish(ref, fresh)
+        log.info(
+            "project %s: %d labels, %s in %.1f s: %s",
+            ref.id,
+            outcome.manifest["labels"],
+            f"generation {generation.number + 1}" if fresh else "nothing published",
+            time.perf_counter() - began,
+            outcome.manifest.get("why") or outcome.manifest["held_out"],
+        )
+        return outcome
+
+    def labelled(self, ref: ProjectRef) -> Labelled:
+        """All labelled tasks whose images have features."""
         tasks, spec = self.state.tasks(ref), self._spec(ref)
         column = {label: n for n, label in enumerate(spec.classes)}
         labelled: list[tuple[TaskId, ContentKey, list[int]]] = []
@@ -102,37 +129,40 @@ class Learner:
         targets = np.zeros((len(labelled), len(spec.classes)), np.int64)
         for row, (_, _, chosen) in enumerate(labelled):
             targets[row, chosen] = 1
-        outcome = train(
-            self.features.get([key for _, key, _ in labelled]),
+        return Labelled(
+            spec,
+            [task for task, _, _ in labelled],
+            [key for _, key, _ in labelled],
             targets if spec.multiple else targets.argmax(axis=1),
-            [int(task) for task, _, _ in labelled],
-            classes=spec.classes,
-            multiple=spec.multiple,
+        )
+
+    def fit(
+        self, ref: ProjectRef, labelled: Labelled, generation: Generation, seen: Collection[int] = ()
+    ) -> TrainOutcome:
+        """Fit and judge a head in the raw space of ``generation``, without publishing it; see ``train``."""
+        return train(
+            self.features.get(labelled.keys),
+            labelled.targets,
+            [int(task) for task in labelled.tasks],
+            classes=labelled.spec.classes,
+            multiple=labelled.spec.multiple,
             pca=generation.pca,
             trainer=self.trainer(),
             previous=generation,
             number=generation.number + 1,
+            tuned_on=frozenset(seen),
         )
-        fresh = outcome.generation
-        if fresh is not None and fresh.head is None and generation.head is None:
-            return TrainOutcome(None, outcome.manifest)  # nothing was learnt and nothing has changed
-        if outcome.generation is not None:
-            self.artifacts.publish_generation(ref, outcome.generation)
-            self.state.publish(ref, "generation", number=outcome.generation.number)
-        log.info(
-            "project %s: %d labels, %s in %.1f s: %s",
-            ref.id,
-            len(labelled),
-            f"generation {generation.number + 1}" if outcome.generation else "nothing published",
-            time.perf_counter() - began,
-            outcome.manifest.get("why") or outcome.manifest["held_out"],
-        )
-        return outcome
+
+    def publish(self, ref: ProjectRef, generation: Generation) -> None:
+        """Make this the project's generation and tell everybody."""
+        self.artifacts.publish_generation(ref, generation)
+        self.state.publish(ref, "generation", number=generation.number)
 
     def _spec(self, ref: ProjectRef) -> LabelSpec:
         return parse_label_config(self.state.options(ref).get("label_config", ""))
 
-    def _embedded(self, ref: ProjectRef, coming: Sequence[ContentKey] = ()) -> list[ContentKey]:
+    def embedded(self, ref: ProjectRef, coming: Sequence[ContentKey] = ()) -> list[ContentKey]:
+        """Images of the project, and those about to come, that have features."""
         keys = dict.fromkeys(key for key in (*self.state.tasks(ref).values(), *coming) if key)
         lacking = set(self.features.missing(keys))
         return [key for key in keys if key not in lacking]

@@ -11,6 +11,7 @@ from typing import Any
 
 import strategies
 from ml_backend.domain import Annotation, AnnotationId, ContentKey, LabelSpec, ProjectRef, Task, TaskId
+from ml_backend.generation import Generation
 from ml_backend.label_config import parse_label_config
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
 from ml_backend.services.live import LivePool
@@ -36,7 +37,7 @@ class Backend:
     settings: Settings
     state: State
     artifacts: Artifacts
-    features: Features
+    features: Callable[[Generation | None], Features]
     jobs: Jobs
     studio: LabelStudio
     open_index: Callable[[ProjectRef], Index]
@@ -58,6 +59,7 @@ class Project:
         self._loading, self._events = threading.Lock(), threading.Lock()
         self._missed: list[Callable[[LivePool], object]] = []
         self._place: Placement | None = None
+        self._features = backend.features(None)
         self._published: int | None = None
         self._ranked_at = self._rank_seconds = 0.0
         self._trained_at, self._trained_labels = 0.0, 0
@@ -88,11 +90,12 @@ class Project:
             place = None if projection is None else Placement(projection)
             with self._events:
                 self._missed = []
-            fresh.add(backend.state.tasks(ref), backend.features, place, index=False)
+            features = backend.features(generation)
+            fresh.add(backend.state.tasks(ref), features, place, index=False)
             fresh.load_annotations(backend.state.annotations(ref))
             fresh.build_index()
             with self._events:
-                self._place = place
+                self._place, self._features = place, features
                 for change in self._missed:  # what happened while we were loading
                     change(fresh)
                 self._missed = []
@@ -145,7 +148,7 @@ class Project:
         keys = {task.id: known.get(task.id) or ContentKey(content_key_of(task)) for task in tasks}
         self.backend.state.set_tasks(self.ref, keys)
         self._add(keys)
-        lacking = set(self.backend.features.missing(key for key in keys.values() if key))
+        lacking = set(self._features.missing(key for key in keys.values() if key))
         images = {
             str(task.id): address
             for task in tasks
@@ -158,8 +161,8 @@ class Project:
 
     def _add(self, keys: Mapping[TaskId, ContentKey]) -> None:
         with self._events:
-            place = self._place
-            self._change(lambda pool: pool.add(keys, self.backend.features, place))
+            place, features = self._place, self._features
+            self._change(lambda pool: pool.add(keys, features, place))
 
     def deleted(self, tasks: Sequence[TaskId]) -> None:
         """Tasks were deleted."""

@@ -5,7 +5,7 @@ Every figure is out of fold: no image is judged by a head or by neighbours that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,6 +41,15 @@ class HeldOut:
     logits: Floats  # (m, C); -inf for a class that the fold's head never saw
     same: dict[str, Floats]  # space → (m,) agreement with held-out neighbours
 
+    def only(self, mask: npt.NDArray[np.bool_]) -> HeldOut:
+        """The answers for some of the rows (m,)."""
+        return HeldOut(
+            self.rows[mask],
+            {space: votes[mask] for space, votes in self.votes.items()},
+            self.logits[mask],
+            {space: same[mask] for space, same in self.same.items()},
+        )
+
 
 def train(
     features: Array,
@@ -54,6 +63,7 @@ def train(
     previous: Generation | None,
     number: int,
     backbone: str = "",
+    tuned_on: Collection[int] = (),
     seed: int = 0,
 ) -> TrainOutcome:
     """Fit, calibrate and judge a head on labelled features (n, F); decide what it may serve.
@@ -61,6 +71,7 @@ def train(
     ``targets`` are class indices (n,), or 0/1 (n, C) where ``multiple``; ``ids`` (n,) are their tasks.
     Below 10 labels or two classes there is a generation without a head. ``Generation.classes`` are those
     with a label. A head that is worse than that of ``previous`` is not published (see ``_worse``).
+    Tasks that the backbone itself was trained on (``tuned_on``) judge nothing, where others are enough.
     """
     backbone = backbone or (previous.backbone if previous is not None else "")
     seen = np.flatnonzero(targets.sum(axis=0)) if multiple else np.unique(targets)
@@ -76,6 +87,13 @@ def train(
         return TrainOutcome(base, manifest)
 
     held = _hold_out(features, y, len(names), multiple, pca, trainer, seed)
+    if tuned_on:
+        manifest["tuned_on"] = sorted(tuned_on)
+        fair = np.array([int(ids[row]) not in tuned_on for row in held.rows])
+        if fair.sum() >= LEAST_PAIRED:
+            held = held.only(fair)
+        else:
+            manifest["optimistic"] = f"only {int(fair.sum())} labels are new to the fine-tuned backbone"
     truth = y[held.rows]
     temperature = fit_temperature(held.logits, truth, multiple=multiple)
     head_says = _probabilities(held.logits / temperature, multiple)
@@ -171,7 +189,7 @@ def _probabilities(logits: Floats, multiple: bool) -> Floats:
 def _space(held: HeldOut) -> str:
     """The head's space where its neighbourhoods are purer than the raw one's by two standard errors."""
     gain = held.same["head"] - held.same["raw"]
-    return "head" if gain.mean() > 2 * _error(gain) and gain.mean() > 0 else "raw"
+    return "head" if gain.mean() > 2 * standard_error(gain) and gain.mean() > 0 else "raw"
 
 
 def _suggester(ways: dict[str, Floats], truth: Array, multiple: bool) -> str:
@@ -184,7 +202,7 @@ def _suggester(ways: dict[str, Floats], truth: Array, multiple: bool) -> str:
     losses = {
         way: figures(said, truth, multiple=multiple)["log_loss"]
         for way, said in ways.items()
-        if (right[best] - right[way]).mean() <= _error(right[best] - right[way])
+        if (right[best] - right[way]).mean() <= standard_error(right[best] - right[way])
     }
     return min(losses, key=lambda way: losses[way])
 
@@ -229,7 +247,7 @@ def _worse(
         ]
     )
     gain = right[fresh + again] - old
-    if len(gain) < LEAST_PAIRED or gain.mean() >= -2 * _error(gain):
+    if len(gain) < LEAST_PAIRED or gain.mean() >= -2 * standard_error(gain):
         return None
     return (
         f"the new head is worse than generation {previous.number}: {right[fresh + again].mean():.3f} "
@@ -237,6 +255,6 @@ def _worse(
     )
 
 
-def _error(differences: Array) -> float:
+def standard_error(differences: Array) -> float:
     """Standard error of the mean of paired differences."""
     return float(np.std(differences) / np.sqrt(max(len(differences), 1)))

@@ -87,7 +87,9 @@ def running(settings: Settings) -> Iterator[Rush]:
     def index(project: ProjectRef) -> Any:
         return NoNeighbours()  # the embedded engine is tested on its own
 
-    backend = Backend(settings, parts.state, parts.artifacts, parts.features, parts.jobs, parts.studio, index)
+    backend = Backend(
+        settings, parts.state, parts.artifacts, parts.features_of, parts.jobs, parts.studio, index
+    )
     app = create_app(settings, Projects(backend, parts.origin))
     server = make_server(settings.host, settings.port, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)

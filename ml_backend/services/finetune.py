@@ -1,0 +1,155 @@
+"""The heavy round: fine-tune the backbone itself, embed every image anew, publish only what is better.
+
+The head-only round on the same labels and the same folds is what it has to beat, on images that neither
+was trained on. Until then nothing of the old generation is touched; what a killed run had finished
+(weights, features) is not done again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from ml_backend.domain import ProjectRef, TaskId
+from ml_backend.errors import NotReady, RushError
+from ml_backend.generation import Generation
+from ml_backend.ports import Finetuner, LabelStudio
+from ml_backend.services.ingest import THREADS, ahead
+from ml_backend.services.learn import Labelled, Learner
+from ml_backend.services.projection import fit_pca
+from ml_backend.services.train import TrainOutcome, folds, standard_error
+from ml_backend.wire import image_of
+
+log = logging.getLogger(__name__)
+
+LEAST_LABELS = 50
+"""Fewer can't tell whether the new backbone is better."""
+
+Progress = Callable[[str, int, int], None]
+"""Hears the stage's name, how much of it is done, and all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullRound:
+    """What a round needs: ``learner`` works on the current features, ``learner_on`` on those of a set.
+
+    ``embed`` gives tasks at addresses features of a set, skipping those that have them.
+    """
+
+    learner: Learner
+    learner_on: Callable[[str], Learner]
+    embed: Callable[[str, Mapping[TaskId, str]], object]
+    finetuner: Finetuner
+    studio: LabelStudio
+    progress: Progress
+
+    def run(self, ref: ProjectRef) -> TrainOutcome:
+        """Fine-tune and publish if better; NotReady where there are too few labels."""
+        current, labelled = self.learner.raw_space(ref), self.learner.labelled(ref)
+        multiple = labelled.spec.multiple
+        kinds = len(np.unique(labelled.targets, axis=0))
+        if len(labelled.keys) < LEAST_LABELS or kinds < 2:
+            raise NotReady(
+                f"{len(labelled.keys)} labels of {kinds} kinds are too few to fine-tune a backbone.",
+                f"Label at least {LEAST_LABELS} images of two classes first.",
+            )
+        plain = self.learner.fit(
+            ref, labelled, replace(current, head=None), current.manifest.get("tuned_on", ())
+        )
+        tasks = [
+            (record.task.id, image_of(record.task, labelled.spec)) for record in self.studio.records(ref.id)
+        ]
+        addresses = {task: address for task, address in tasks if address}
+
+        judged = folds(labelled.targets, multiple=multiple)[0]
+        shown = np.setdiff1d(np.arange(len(labelled.keys)), judged)
+        watched = np.zeros(len(shown), bool)
+        watched[folds(labelled.targets[shown], multiple=multiple)[0][::2]] = True
+        feature_set = self.finetuner.tune(
+            [labelled.keys[row] for row in shown],
+            self._images(ref, labelled, shown.tolist(), addresses),
+            labelled.targets[shown],
+            watched,
+            multiple=multiple,
+            progress=lambda done, total: self.progress("of fine-tuning", done, total),
+        )
+        self.embed(feature_set, addresses)
+
+        tuned = self.learner_on(feature_set)
+        lacking = set(tuned.features.missing(labelled.keys))
+        have = [row for row, key in enumerate(labelled.keys) if key not in lacking]
+        labelled = Labelled(
+            labelled.spec,
+            [labelled.tasks[row] for row in have],
+            [labelled.keys[row] for row in have],
+            labelled.targets[have],
+        )
+        keys = tuned.embedded(ref)
+        base = Generation(
+            (tuned.artifacts.generation_number(ref) or 0),
+            feature_set,
+            fit_pca(tuned.features.get(keys)),
+            multiple=multiple,
+            manifest={"images": len(keys)},
+        )
+        seen = {int(labelled.tasks[n]) for n, row in enumerate(have) if row not in set(judged.tolist())}
+        full = tuned.fit(ref, labelled, base, seen)
+        verdict, better = compare(plain.manifest, full.manifest)
+        log.info("project %s: %s", ref.id, verdict)
+        manifest = {**full.manifest, "full": verdict}
+        if full.generation is None or not better:
+            return TrainOutcome(None, {**manifest, "why": verdict})
+        fresh = replace(full.generation, manifest=manifest)
+        tuned.publish(ref, fresh)
+        return TrainOutcome(fresh, manifest)
+
+    def _images(
+        self, ref: ProjectRef, labelled: Labelled, rows: list[int], addresses: Mapping[TaskId, str]
+    ) -> Iterator[tuple[str, bytes]]:
+        """(content key, bytes) of labelled images; those that can't be read are left out."""
+        wanted = {
+            addresses[task]: labelled.keys[row] for row in rows if (task := labelled.tasks[row]) in addresses
+        }
+
+        def download(address: str) -> bytes | str:
+            try:
+                return self.studio.download(address, ref.id)
+            except (RushError, OSError) as error:
+                return str(error)
+
+        with ThreadPoolExecutor(THREADS, "download") as pool:
+            for address, future in ahead(pool, download, wanted):
+                data = future.result()
+                if isinstance(data, str):
+                    log.warning("project %s: %s is left out: %s", ref.id, address, data)
+                else:
+                    yield wanted[address], data
+
+
+def compare(plain: Mapping[str, Any], full: Mapping[str, Any]) -> tuple[str, bool]:
+    """What the held-out answers of two rounds say, and whether the second one is better.
+
+    Better is: more answers right on the same images, by more than one standard error of the paired
+    difference. Both rounds must have judged them out of fold.
+    """
+    answers = [
+        dict(zip(round_["trained_on"]["judged"], round_["trained_on"]["right"], strict=True))
+        if "trained_on" in round_
+        else {}
+        for round_ in (plain, full)
+    ]
+    both = sorted(answers[0].keys() & answers[1].keys())
+    if not both or "optimistic" in full:
+        return "the fine-tuned backbone can't be judged: too few labels were held out", False
+    old, new = (np.array([answer[task] for task in both]) for answer in answers)
+    gain = new - old
+    better = bool(gain.mean() > standard_error(gain))
+    return (
+        f"fine-tuning the backbone is {'better' if better else 'not better'}: {new.mean():.3f} against "
+        f"{old.mean():.3f} right on {len(both)} images that neither was trained on"
+    ), better
