@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from strategies.base import Pool, Step, chain
+from strategies.base import chain
 from strategies.diversity import typical
+from strategies.pool import Pool, Step
 
 LINKS = 4
 """Images of the chain whose neighbours are looked at: the newest, then, at a boundary, earlier ones."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from strategies.base import Pool, Rows, batch
+from strategies.base import batch
+from strategies.pool import Pool, Rows
 
 
 @batch("random")
