@@ -95,11 +95,12 @@ class Acquisition:
     score: Callable[[Pool], Scores]
     uses: tuple[Signal, ...] = ()
     asks: Asks = "open"
+    about: str = ""
 
     @property
     def summary(self) -> str:
         """The promise of the strategy in one sentence."""
-        return summary_of(self.score)
+        return self.about or summary_of(self.score)
 
     def order(self, pool: Pool, k: int, rng: np.random.Generator) -> Rows:
         """Return the ``k`` available rows of the highest scores."""
@@ -121,11 +122,12 @@ class Batch:
     choose: Callable[[Pool, int, np.random.Generator], Rows]
     uses: tuple[Signal, ...] = ()
     asks: Asks = "open"
+    about: str = ""
 
     @property
     def summary(self) -> str:
         """The promise of the strategy in one sentence."""
-        return summary_of(self.choose)
+        return self.about or summary_of(self.choose)
 
     def order(self, pool: Pool, k: int, rng: np.random.Generator) -> Rows:
         """Return what the strategy chose; StrategyError where it chose twice or what is not available."""
@@ -148,11 +150,12 @@ class Chain:
     start: QueryStrategy
     uses: tuple[Signal, ...] = ()
     asks: Asks = "open"
+    about: str = ""
 
     @property
     def summary(self) -> str:
         """The promise of the strategy in one sentence."""
-        return summary_of(self.step)
+        return self.about or summary_of(self.step)
 
     def order(self, pool: Pool, k: int, rng: np.random.Generator) -> Rows:
         """Return where new chains start."""

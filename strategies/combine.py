@@ -40,11 +40,11 @@ def mix(parts: Mapping[str | QueryStrategy, float]) -> QueryStrategy:
         member = members[int(turns(shares, max(answered(pool) - 1, 0), 1)[0])]
         return member.follow(pool, step) if isinstance(member, Chain) else None
 
-    choose.__doc__ = step.__doc__ = f"Give {' and '.join(m.name for m in members)} their shares of the batch."
+    about = f"Give {', '.join(member.name for member in members)} their shares of the batch."
     needs, uses = _union(m.needs for m in members), _union(m.uses for m in members)
-    start = Batch(name, needs, choose, uses, members[0].asks)
+    start = Batch(name, needs, choose, uses, members[0].asks, about)
     if any(isinstance(member, Chain) for member in members):
-        return Chain(name, needs, step, start, uses, start.asks)
+        return Chain(name, needs, step, start, uses, start.asks, about)
     return start
 
 
@@ -87,10 +87,10 @@ def only(strategy: QueryStrategy, allowed: Callable[[Pool], Mask]) -> QueryStrat
     def step(pool: Pool, step: Step) -> int | None:
         return strategy.follow(narrowed(pool), step) if isinstance(strategy, Chain) else None
 
-    choose.__doc__ = step.__doc__ = strategy.summary
-    start = Batch(strategy.name, strategy.needs, choose, strategy.uses, strategy.asks)
+    name, needs, uses, asks = strategy.name, strategy.needs, strategy.uses, strategy.asks
+    start = Batch(name, needs, choose, uses, asks, strategy.summary)
     if isinstance(strategy, Chain):
-        return Chain(strategy.name, strategy.needs, step, start, strategy.uses, strategy.asks)
+        return Chain(name, needs, step, start, uses, asks, strategy.summary)
     return start
 
 
@@ -113,9 +113,9 @@ def quota(strategy: QueryStrategy, shares: Mapping[str | int, float] | None = No
         ]
         return interleave(orders, turns(list(given.values()), answered(pool), k), k)
 
-    choose.__doc__ = f"{strategy.summary.rstrip('.')}, with a quota for each class."
     needs = _union([strategy.needs, ("probabilities",)])
-    return Batch(f"quota({strategy.name})", needs, choose, strategy.uses, strategy.asks)
+    about = f"Share the batch of {strategy.name} out by suggested class."
+    return Batch(f"quota({strategy.name})", needs, choose, strategy.uses, strategy.asks, about)
 
 
 def _fixed(mask: Mask) -> Callable[[Pool], Mask]:

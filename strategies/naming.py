@@ -36,7 +36,7 @@ class Factory:
         """Return the strategy for arguments as text; StrategyError where they don't fit."""
         parameters = list(signature(self.make).parameters.values())
         if parameters and parameters[-1].kind is Parameter.VAR_POSITIONAL:
-            return _named(self.make(*arguments), self.name, arguments)
+            return self._named(self.make(*arguments), arguments)
         if len(arguments) > len(parameters):
             raise StrategyError(f"{self.name} takes at most {len(parameters)} arguments: {self.form}.")
         values = []
@@ -47,7 +47,13 @@ class Factory:
             except ValueError:
                 wanted = f"{self.form}: {parameter.name} is a {kind.__name__}, not {text!r}."
                 raise StrategyError(wanted) from None
-        return _named(self.make(*values), self.name, arguments)
+        return self._named(self.make(*values), arguments)
+
+    def _named(self, strategy: QueryStrategy, arguments: tuple[str, ...]) -> QueryStrategy:
+        if not isinstance(strategy, Acquisition | Batch | Chain):
+            return strategy
+        name = f"{self.name}({','.join(arguments)})" if arguments else self.name
+        return replace(strategy, name=name, about=self.summary)
 
 
 def factory(name: str) -> Callable[[Callable[..., QueryStrategy]], Factory]:
@@ -83,9 +89,3 @@ def _split(text: str, name: str) -> tuple[str, ...]:
         raise StrategyError(f"{name!r} has a bracket or quote without its counterpart.")
     stripped = [part.strip() for part in parts]
     return tuple(p[1:-1] if len(p) > 1 and p[0] == p[-1] == '"' else p for p in stripped)
-
-
-def _named(strategy: QueryStrategy, name: str, arguments: tuple[str, ...]) -> QueryStrategy:
-    if arguments and isinstance(strategy, Acquisition | Batch | Chain):
-        return replace(strategy, name=f"{name}({','.join(arguments)})")
-    return strategy

@@ -9,11 +9,16 @@ from importlib.metadata import EntryPoint, entry_points
 
 import numpy as np
 
+from strategies.auto import auto
 from strategies.base import QueryStrategy
 from strategies.chains import cluster_chain
+from strategies.coverage import badge, probcover
 from strategies.diversity import k_center, kmeans, typical, typiclust
+from strategies.improvement import rush
 from strategies.naming import Factory, parse
+from strategies.oddities import oddity_forest, oddity_lof
 from strategies.pool import Pool, Rows, StrategyError
+from strategies.quality import mislabel
 from strategies.rare import max_probability, minority
 from strategies.simple import random
 from strategies.uncertainty import (
@@ -32,7 +37,11 @@ FAMILIES: dict[str, tuple[QueryStrategy | Factory, ...]] = {
     "control": (random,),
     "uncertainty": (entropy, least_confidence, margin, information_density, balanced, band, certain),
     "rare classes": (max_probability, minority),
-    "coverage": (typical, typiclust, k_center, kmeans),
+    "coverage": (typical, typiclust, probcover, k_center, kmeans, badge),
+    "oddities": (oddity_lof, oddity_forest),
+    "label quality": (mislabel,),
+    "improvement per second": (rush,),
+    "combined": (auto,),
 }
 """The built-in strategies by family."""
 BUILT_IN: dict[str, QueryStrategy | Factory] = {
