@@ -11,7 +11,7 @@ from strategies.pool import Pool, Scores, StrategyError, probabilities_of
 
 @factory("max_probability")
 def max_probability(label: str = "") -> QueryStrategy:
-    """Ask about the items likeliest to be of one class: by name, by number, or the one with fewest labels.
+    """Ask about the items likeliest to be of one class (name, number, else the one with fewest labels).
 
     p(class) (certainty-based search of rare positives, Attenberg & Provost 2010). Good where one class is
     rare and wanted.

@@ -85,7 +85,7 @@ def balanced(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
 
 @factory("band")
 def band(low: float = 0.4, high: float = 0.6) -> QueryStrategy:
-    """Ask about items whose suggestion is sure between ``low`` and ``high``, in random order; no others.
+    """Ask about items whose suggestion is as sure as low to high, in random order; about no others.
 
     low ≤ max p ≤ high. Good to look at one slice of certainty: is it honest? O(n C).
     """

@@ -52,6 +52,8 @@ class LivePool:
         self.clusters: npt.NDArray[np.int32] = np.empty(0, np.int32)
         self.density: Floats = np.empty(0, np.float32)
         self.centroids: Floats | None = None
+        self.agreed: Floats = np.empty(0, np.float32)
+        self._judged = generation.judged() if generation is not None else {}
         self.annotations: dict[AnnotationId, Annotation] = {}
         self.of_task: dict[TaskId, set[AnnotationId]] = {}
         self._indexed: tuple[Array, Array] = (np.empty(0, np.int64), np.empty(0, np.int8))
@@ -109,6 +111,8 @@ class LivePool:
         self.targets = longer(self.targets, 0 if self.spec.multiple else -1)
         self.answers = longer(self.answers, -1)
         self.clusters, self.density = longer(self.clusters, 0), longer(self.density, 0)
+        self.agreed = longer(self.agreed, np.nan)
+        self.agreed[first:] = [self._judged.get(task, np.nan) for task in fresh]
         if self.generation is not None and self.generation.head is not None:
             empty = np.empty((0, SPACE_DIM), np.float32)
             self.head = longer(self.head if self.head is not None else empty, 0)
@@ -255,6 +259,9 @@ class LivePool:
             clusters=self.clusters if regions else None,
             density=self.density if regions else None,
             nearest=nearest,
+            head=self.head,
+            agreed=self.agreed,
+            classes=self.spec.classes,
         )
 
     def counts(self) -> dict[str, int]:
