@@ -9,7 +9,7 @@ import numpy as np
 from strategies.base import Batch, Chain, QueryStrategy
 from strategies.chains import cluster_chain
 from strategies.diversity import k_center, typical
-from strategies.improvement import LEARNING
+from strategies.improvement import LEARNING, rush
 from strategies.pool import Mask, Pool, Rows, Step
 from strategies.turns import answered, interleave, turns
 from strategies.uncertainty import certain, margin
@@ -18,10 +18,10 @@ Phase = Literal["typical", "chain", "uncertain", "verify"]
 
 CONTROL = 0.05
 """Share of random items at all times: an honest sample of the pool, and no blind spot."""
-LEAST = 10
+LEAST = 5
 """Labels per class below which uncertainty says more about the model than about the items."""
-LOST = 0.5
-"""How much likelier a suggestion is right in a chain or a sweep than on an uncertain item."""
+LEAST_GAIN = 0.05
+"""Labels put right by an average question below which confirming is all that is left."""
 LEAST_CONTROL = 20
 """Answers of the control from which on it alone says how good suggestions are."""
 UNMEASURED = 0.7
@@ -31,14 +31,14 @@ UNMEASURED = 0.7
 def phase(pool: Pool) -> Phase:
     """Return what is worth most now, decided by the pool alone.
 
-    typical: a region with open items has no label yet. chain: fewer than 10 labels per class seen. uncertain:
-    one more label makes so many suggestions right that it pays for a question that is answered more slowly,
+    typical: a region with open items has no label yet. chain: fewer than 5 labels per class seen. uncertain
+    (``rush``): an average question still puts more than 0.05 labels right,
 
-        N · b · (1 - a) / n > 0.5
+        gain = (1 - a) · (1 + b · N / n) > 0.05
 
-    with N open items, n labels, a the share of right suggestions (``rightness``), b = 0.2 the exponent of the
-    learning curve (error ∝ n^-b, so one label gains b · (1 - a) / n for each open item), and 0.5 how much
-    likelier a chain's suggestion is right. verify: it no longer pays.
+    with N open items, n labels, a the measured share of right suggestions (``rightness``) and b = 0.2 the
+    exponent of the learning curve: error ∝ n^-b, so one label puts its own suggestion right and those of
+    b · N / n others. verify: suggestions are right, and what is left is to confirm them with one key each.
     """
     labels = int(pool.labelled.sum())
     if not labels:
@@ -51,21 +51,22 @@ def phase(pool: Pool) -> Phase:
     seen = np.bincount(pool.answers[pool.labelled & (pool.answers >= 0)], minlength=1)
     if labels < LEAST * np.count_nonzero(seen):
         return "chain"
-    gain = int(pool.available.sum()) * LEARNING * (1.0 - rightness(pool)) / labels
-    return "uncertain" if gain > LOST else "verify"
+    gain = (1.0 - rightness(pool)) * (1.0 + LEARNING * int(pool.available.sum()) / labels)
+    return "uncertain" if gain > LEAST_GAIN else "verify"
 
 
 def rightness(pool: Pool) -> float:
     """Return the measured share of right suggestions: on the control where it is large enough, else on all.
 
-    ``pool.agreed`` says it for each labelled item; without it 0.7 is assumed.
+    ``pool.agreed`` says it for each labelled item; without it 0.7 is assumed. (right + 1) / (answers + 2), so
+    that few answers prove little (Laplace).
     """
     if pool.agreed is None:
         return UNMEASURED
     known = pool.labelled & np.isfinite(pool.agreed)
     control = known & _control(pool)
     sample = control if control.sum() >= LEAST_CONTROL else known
-    return float(pool.agreed[sample].mean()) if sample.any() else UNMEASURED
+    return float((pool.agreed[sample].sum() + 1) / (sample.sum() + 2)) if sample.any() else UNMEASURED
 
 
 def _control(pool: Pool) -> Mask:
@@ -84,7 +85,7 @@ def _parts(pool: Pool) -> list[QueryStrategy]:
     first: dict[Phase, list[QueryStrategy]] = {
         "typical": [typical],
         "chain": [cluster_chain],
-        "uncertain": [margin],
+        "uncertain": [rush, margin],
         "verify": [SURE, cluster_chain],
     }
     return [part for part in (*first[now], typical, k_center) if not pool.missing(part.needs)]
