@@ -10,12 +10,14 @@ from strategies.clusters import closest, k_means
 from strategies.pool import Floats, Mask, Pool, Rows, regions_of, vectors_of
 from strategies.uncertainty import places
 
-TEACHERS = 1024
+TEACHERS = 4096
 """Labelled items that distances are measured to at most, drawn at random."""
 MOST_GROUPS = 500
 """Groups of k-means and TypiClust at most, as in the paper of the latter."""
 NEIGHBOURS, PEERS = 20, 256
-"""TypiClust's neighbours, and of how many items of the same group they are at most searched among."""
+"""TypiClust's neighbours, and how many items of the same group they are searched among at most."""
+CANDIDATES = 100_000
+"""TypiClust: open items that are considered at most, drawn at random."""
 
 
 def teachers(pool: Pool, rng: np.random.Generator) -> Rows:
@@ -29,7 +31,7 @@ def k_center(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
     """Ask about the item farthest from all that are known (k-center greedy, Sener & Savarese 2018).
 
     argmax over open items of the distance to the nearest labelled or chosen one. Good to see every kind of
-    image once, odd ones included. O(n d (k + labels)), labels counted up to 1,024 of them.
+    image once, odd ones included. O(n d (k + labels)), labels counted up to 4,096 of them.
     """
     given = vectors_of(pool)
     rows = np.flatnonzero(pool.available)
@@ -79,10 +81,16 @@ def typiclust(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
 
     As many groups as labels and questions together, at most 500; typicality is the mean cosine to the 20
     nearest items of the group, searched among at most 256 of them. Good with few labels and no map of
-    regions. O(n d (groups + 256)), centres fitted on at most 20,000 items.
+    regions. O(n d (groups + 256)), centres fitted on at most 20,000 items; at most 100,000 open items are
+    considered (above, a random sample).
     """
     vectors = vectors_of(pool)
-    rows = np.flatnonzero(pool.available | pool.labelled)
+    considered = np.flatnonzero(pool.available)
+    if len(considered) > max(CANDIDATES, k):
+        considered = rng.choice(considered, max(CANDIDATES, k), replace=False)
+    open_ = np.zeros(len(pool), bool)
+    open_[considered] = True
+    rows = np.flatnonzero(open_ | pool.labelled)
     count = min(int(pool.labelled.sum()) + k, MOST_GROUPS)
     groups = np.zeros(len(pool), np.int32)
     groups[rows] = k_means(vectors[rows], count, rng)[0]
@@ -91,7 +99,7 @@ def typiclust(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
     for members in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
         if not pool.labelled[members].all():
             typicality[members] = _typicality(vectors[members], rng)
-    return in_turn(pool.available, pool.labelled, groups, typicality)[:k]
+    return in_turn(open_, pool.labelled, groups, typicality)[:k]
 
 
 def _typicality(vectors: Floats, rng: np.random.Generator) -> Floats:

@@ -51,7 +51,6 @@ class LivePool:
         self.answer_ids: dict[tuple[str, ...], int] = {(label,): n for label, n in self.classes.items()}
         self.clusters: npt.NDArray[np.int32] = np.empty(0, np.int32)
         self.density: Floats = np.empty(0, np.float32)
-        self.centroids: Floats | None = None
         self.agreed: Floats = np.empty(0, np.float32)
         self._judged = generation.judged() if generation is not None else {}
         self.annotations: dict[AnnotationId, Annotation] = {}
@@ -243,9 +242,8 @@ class LivePool:
 
         def nearest(row: int, k: int) -> npt.NDArray[np.int64]:
             taken = int((self.open() & ~available).sum())  # open, but promised to somebody else
-            tasks, _ = self.index.neighbours(
-                self.space, self.vectors(self.space)[row], k + 1 + taken, LabelState.OPEN
-            )
+            vector, many = self.vectors(self.space)[row], k + 1 + taken
+            tasks, _ = self.index.neighbours(self.space, vector, many, LabelState.OPEN)
             rows = np.array([self.row_of[task] for task in tasks.tolist() if task in self.row_of], np.int64)
             free: npt.NDArray[np.int64] = rows[known[rows] & (rows != row)][:k]
             return free
