@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 
@@ -212,4 +212,9 @@ def summary_of(function: Callable[..., Any]) -> str:
 
 
 def _signals(signals: Signal | tuple[Signal, ...]) -> tuple[Signal, ...]:
-    return signals if isinstance(signals, tuple) else (signals,)
+    given = signals if isinstance(signals, tuple) else (signals,)
+    known = get_args(Signal)
+    for signal in given:
+        if signal not in known:
+            raise StrategyError(f"There is no signal {signal!r}. There are: {', '.join(known)}.")
+    return given

@@ -16,6 +16,21 @@ Scores = npt.NDArray[Any]
 Signal = Literal["probabilities", "vectors", "regions", "labels"]
 
 
+ARRAYS = {
+    "available": (1, "b"),
+    "labelled": (1, "b"),
+    "answers": (1, "iu"),
+    "vectors": (2, "f"),
+    "probabilities": (2, "fiu"),
+    "clusters": (1, "iu"),
+    "density": (1, "f"),
+    "head": (2, "f"),
+    "seconds": (1, "fiu"),
+    "agreed": (1, "fb"),
+}
+"""Dimensions and numpy kinds of the arrays of a pool."""
+
+
 class StrategyError(ValueError):
     """A strategy can't answer, or answered with something that is no order."""
 
@@ -31,7 +46,7 @@ class Pool:
     label, 0 where not, NaN where unknown · classes: the names of the columns of ``probabilities``.
 
     What a project doesn't have yet is None. Only ``available`` rows of ``probabilities`` and ``seconds`` are
-    read. StrategyError where an array does not have one row per item.
+    read. StrategyError where an array does not have one row per item, or holds something else.
     """
 
     vectors: Floats | None
@@ -48,12 +63,16 @@ class Pool:
     classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ROWS:
+        for name, (dimensions, kinds) in ARRAYS.items():
             value = getattr(self, name)
-            dimensions = 2 if name in ("vectors", "probabilities", "head") else 1
-            if value is not None and (np.ndim(value) != dimensions or len(value) != len(self.available)):
+            if value is None:
+                continue
+            if np.ndim(value) != dimensions or len(value) != len(self.available):
                 wanted = f"({len(self.available)}, …)" if dimensions == 2 else f"({len(self.available)},)"
                 raise StrategyError(f"{name} must have the shape {wanted}, not {np.shape(value)}.")
+            if np.asarray(value).dtype.kind not in kinds:
+                wanted = {"b": "bool", "iu": "whole numbers"}.get(kinds, "numbers")
+                raise StrategyError(f"{name} must hold {wanted}, not {np.asarray(value).dtype}.")
         if self.probabilities is not None and not self.probabilities.shape[1]:
             raise StrategyError("probabilities must have a column per class, and have none.")
 
@@ -108,20 +127,6 @@ class Pool:
         """Return how many labelled items hold each of the answers 0 … ``count`` - 1."""
         given = self.answers[self.labelled]
         return np.bincount(given[(given >= 0) & (given < count)], minlength=count).astype(np.int64)
-
-
-ROWS = (
-    "vectors",
-    "available",
-    "labelled",
-    "answers",
-    "probabilities",
-    "clusters",
-    "density",
-    "head",
-    "seconds",
-    "agreed",
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
@@ -31,7 +32,11 @@ from strategies.uncertainty import (
     margin,
 )
 
+log = logging.getLogger(__name__)
+
 GROUP = "rush.strategies"
+PROMISED = ("name", "summary", "needs", "uses", "asks", "order")
+"""What every strategy has (``QueryStrategy``)."""
 FAMILIES: dict[str, tuple[QueryStrategy | Factory, ...]] = {
     "chains": (cluster_chain,),
     "control": (random,),
@@ -73,9 +78,15 @@ def names() -> list[str]:
 
 
 def families() -> dict[str, list[QueryStrategy | Factory]]:
-    """Return all strategies by family; those of third parties are ``installed``."""
+    """Return all strategies by family; those of third parties are ``installed``, without broken ones."""
     found = {family: list(members) for family, members in FAMILIES.items()}
-    extra = [_load(entry) for name, entry in sorted(_installed().items()) if name not in BUILT_IN]
+    extra = []
+    for name, entry in sorted(_installed().items()):
+        if name not in BUILT_IN:
+            try:
+                extra.append(_load(entry))
+            except UnknownStrategy as error:
+                log.warning("%s", error)
     return found | ({"installed": extra} if extra else {})
 
 
@@ -128,7 +139,9 @@ def _load(entry: EntryPoint) -> QueryStrategy | Factory:
         found = entry.load()
     except Exception as error:
         raise UnknownStrategy(f"{entry.name!r} ({entry.value}) can't be loaded: {error}.") from error
-    if not isinstance(found, Factory) and not callable(getattr(found, "order", None)):
-        raise UnknownStrategy(f"{entry.value} is no strategy. Put one of the decorators of strategies on it.")
+    lacking = [name for name in PROMISED if not hasattr(found, name)]
+    if lacking and not isinstance(found, Factory):
+        hint = "Put one of the decorators of strategies on it."
+        raise UnknownStrategy(f"{entry.value} is no strategy: it has no {', '.join(lacking)}. {hint}")
     strategy: QueryStrategy | Factory = found
     return strategy

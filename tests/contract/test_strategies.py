@@ -169,9 +169,12 @@ def test_fewer_than_no_rows_are_refused_and_no_rows_are_none(name: str) -> None:
         ("probabilities", np.zeros((2, 4), np.float32)),
         ("probabilities", np.zeros((3, 0), np.float32)),
         ("clusters", np.zeros(4, np.int32)),
+        ("labelled", np.zeros(3, int)),
+        ("answers", np.zeros(3)),
+        ("vectors", np.zeros((3, 2), int)),
     ],
 )
-def test_a_pool_of_the_wrong_shape_is_refused(field: str, value: Any) -> None:
+def test_a_pool_of_the_wrong_shape_or_type_is_refused(field: str, value: Any) -> None:
     with pytest.raises(StrategyError, match=field):
         replace(plain(3), **{field: value})
 
@@ -304,3 +307,25 @@ def test_a_third_party_strategy_is_found_by_its_entry_point(monkeypatch: pytest.
     assert "last" in strategies.names()
     assert strategies.select("last", plain(4), 2).rows.tolist() == [3, 2]
     assert strategies.get("last").summary == "Ask about the newest item first."
+
+
+def not_a_strategy(pool: Pool) -> Scores:
+    """Lack the decorator."""
+    return np.zeros(len(pool))
+
+
+@pytest.mark.parametrize(("value", "said"), [("not_a_strategy", "has no name, "), ("nothing", "loaded")])
+def test_a_broken_third_party_strategy_says_why_and_hides_no_other(
+    value: str, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    entry = EntryPoint("broken", f"{__name__}:{value}", registry.GROUP)
+    monkeypatch.setattr(registry, "_installed", lambda: {"broken": entry})
+    with pytest.raises(UnknownStrategy, match=said):
+        strategies.get("broken")
+    assert "installed" not in strategies.families()
+    assert said in caplog.text
+
+
+def test_a_signal_that_does_not_exist_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(StrategyError, match="no signal 'probability'"):
+        acquisition("wrong", needs="probability")(lambda pool: np.zeros(len(pool)))  # type: ignore[arg-type]
