@@ -49,7 +49,8 @@ def phase(pool: Pool) -> Phase:
         if (waiting[len(held) :] > 0).any() or ((waiting[: len(held)] > 0) & (held == 0)).any():
             return "typical"
     seen = np.bincount(pool.answers[pool.labelled & (pool.answers >= 0)], minlength=1)
-    if labels < LEAST * np.count_nonzero(seen):
+    classes = np.count_nonzero(seen)  # or sets of classes, which may be many more
+    if labels < LEAST * (min(classes, len(pool.classes)) if pool.classes else classes):
         return "chain"
     gain = (1.0 - rightness(pool)) * (1.0 + LEARNING * int(pool.available.sum()) / labels)
     return "uncertain" if gain > LEAST_GAIN else "verify"

@@ -10,6 +10,27 @@ import numpy as np
 
 from strategies.pool import Floats, Mask, Pool, Rows, Scores, Signal, Step, StrategyError
 
+__all__ = [
+    "Acquisition",
+    "Asks",
+    "Batch",
+    "Chain",
+    "Floats",
+    "Mask",
+    "Pool",
+    "QueryStrategy",
+    "Rows",
+    "Scores",
+    "Signal",
+    "Step",
+    "StrategyError",
+    "acquisition",
+    "apart",
+    "batch",
+    "chain",
+    "top",
+]
+
 Asks = Literal["open", "labelled"]
 """Which items a strategy asks about: the caller makes the pool's ``available`` of these."""
 
