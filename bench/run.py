@@ -33,6 +33,7 @@ def main() -> None:
             "index": [],
             "learning": ["--cifar10", str(cifar10), "--mnist", str(mnist), *cache],
             "submit": ["--cifar10", str(cifar10), *cache],
+            "selection": [],
             "browser": [],
         }
         for name, arguments in runs.items():

@@ -20,11 +20,12 @@ from common import percentiles, report
 from data import cifar10_features
 from stack import Stack, answer, label_config, stack, store_features
 
-import strategies
 from ml_backend.commands import connect
 from ml_backend.content import content_key
 from ml_backend.jobs import learner
 
+STRATEGIES = ("cluster_chain", "random", "uncertainty", "margin", "diversity")
+"""One of each kind: a chain, a sample, two scores, a batch."""
 IMPORTED_AT_ONCE = 2000
 
 
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--annotations", type=int, default=200)
     parser.add_argument("--pause", type=float, default=0.6)
     parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10000])
-    parser.add_argument("--strategies", nargs="+", default=strategies.names())
+    parser.add_argument("--strategies", nargs="+", default=STRATEGIES)
     parser.add_argument("--label-studio", type=Path, default=Path(".cache/label-studio"))
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

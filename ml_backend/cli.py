@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import click
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 
 import strategies
 from ml_backend.bootstrap import Parts
@@ -219,9 +220,14 @@ def strategy(project: int, name: str | None) -> None:
 
 @main.command(name="strategies")
 def list_strategies() -> None:
-    """List all strategies."""
-    for name in strategies.names():
-        console.print(f"[bold]{name:16}[/] {strategies.get(name).summary}", highlight=False)
+    """List all strategies by family: name and arguments, what it does, (the signals that it needs)."""
+    for family, members in strategies.families().items():
+        console.print(f"[dim]{family}[/]", highlight=False)
+        for member in members:
+            form = member.form if isinstance(member, strategies.Factory) else member.name
+            needs = ", ".join(strategies.get(member.name).needs)
+            line = f"  [bold]{escape(f'{form:28}')}[/] {escape(member.summary)}"
+            console.print(line + (f" [dim]({needs})[/]" if needs else ""), highlight=False, soft_wrap=True)
 
 
 @main.command()

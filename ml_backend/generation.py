@@ -88,6 +88,11 @@ class Generation:
     suggester: str = "knn-raw"
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
+    def judged(self) -> dict[int, float]:
+        """How right (0 to 1) the head was on each labelled task, by task id, when it was held out from it."""
+        record = self.manifest.get("trained_on", {})
+        return dict(zip(record.get("judged", ()), record.get("right", ()), strict=True))
+
 
 @dataclass(frozen=True, slots=True)
 class Projection:

@@ -1,24 +1,16 @@
 """Query strategies over numpy arrays: which item to ask about next."""
 
-from strategies.base import (
-    Acquisition,
-    Batch,
-    Chain,
-    Pool,
-    QueryStrategy,
-    Scores,
-    Step,
-    StrategyError,
-    acquisition,
-    batch,
-    chain,
-)
-from strategies.registry import Selection, UnknownStrategy, get, names, select
+from strategies.base import Acquisition, Batch, Chain, QueryStrategy, acquisition, batch, chain
+from strategies.combine import mix, only, quota
+from strategies.naming import Factory, factory
+from strategies.pool import Pool, Scores, Step, StrategyError
+from strategies.registry import Selection, UnknownStrategy, families, get, names, select
 
 __all__ = [
     "Acquisition",
     "Batch",
     "Chain",
+    "Factory",
     "Pool",
     "QueryStrategy",
     "Scores",
@@ -29,7 +21,12 @@ __all__ = [
     "acquisition",
     "batch",
     "chain",
+    "factory",
+    "families",
     "get",
+    "mix",
     "names",
+    "only",
+    "quota",
     "select",
 ]

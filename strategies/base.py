@@ -1,78 +1,43 @@
-"""What a query strategy sees and what its author writes: pool, signals, the three decorators."""
+"""What the author of a query strategy writes: a function under one of three decorators."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
-Scores = npt.NDArray[Any]
-Signal = Literal["probabilities", "vectors", "regions"]
+from strategies.pool import Floats, Mask, Pool, Rows, Scores, Signal, Step, StrategyError
 
+__all__ = [
+    "Acquisition",
+    "Asks",
+    "Batch",
+    "Chain",
+    "Floats",
+    "Mask",
+    "Pool",
+    "QueryStrategy",
+    "Rows",
+    "Scores",
+    "Signal",
+    "Step",
+    "StrategyError",
+    "acquisition",
+    "apart",
+    "batch",
+    "chain",
+    "top",
+]
 
-class StrategyError(ValueError):
-    """A strategy can't answer, or answered with something that is no order."""
+Asks = Literal["open", "labelled"]
+"""Which items a strategy asks about: the caller makes the pool's ``available`` of these."""
 
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """All items of a project with every signal there is, one row per item.
-
-    vectors (n, d) unit length · available (n,) may be asked about · labelled (n,) has a label ·
-    answers (n,) number of the label, -1 for none · probabilities (n, C) · clusters (n,) region of each item ·
-    density (n,) mean similarity to its nearest items. What a project doesn't have yet is None.
-    """
-
-    vectors: Floats | None
-    available: Mask
-    labelled: Mask
-    answers: Rows
-    probabilities: Floats | None = None
-    clusters: npt.NDArray[np.int32] | None = None
-    density: Floats | None = None
-    nearest: Callable[[int, int], Rows] | None = None
-
-    def __len__(self) -> int:
-        return len(self.available)
-
-    def neighbours(self, row: int, k: int) -> Rows:
-        """Return the at most ``k`` nearest available rows of ``row``, nearest first."""
-        if self.nearest is not None:
-            return self.nearest(row, k)
-        if self.vectors is None:
-            return np.empty(0, np.int64)
-        similarity = np.where(self.available, self.vectors @ self.vectors[row], -np.inf)
-        similarity[row] = -np.inf
-        k = min(k, int(np.isfinite(similarity).sum()))
-        best = np.argpartition(-similarity, k - 1)[:k] if k else np.empty(0, np.int64)
-        return best[np.argsort(-similarity[best], kind="stable")]
-
-    def missing(self, needs: Sequence[Signal]) -> list[Signal]:
-        """Return the signals of ``needs`` that this pool does not have."""
-        has = {
-            "probabilities": self.probabilities is not None,
-            "vectors": self.vectors is not None,
-            "regions": self.clusters is not None and self.density is not None,
-        }
-        return [signal for signal in needs if not has[signal]]
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One answer inside a chain: the row just labelled, the chain's earlier rows, newest first, and a guess.
-
-    ``guess(row)`` gives the answer that would be suggested for a row, as a number, and its confidence.
-    """
-
-    row: int
-    history: Sequence[int]
-    guess: Callable[[int], tuple[int, float]]
+DUPLICATE = 0.98
+"""Cosine above which two items are near-duplicates: the later one waits behind the screened ones."""
+SCREENED = 512
+"""Best items that are compared with one another, so that the time does not grow with the pool."""
 
 
 class QueryStrategy(Protocol):
@@ -84,21 +49,27 @@ class QueryStrategy(Protocol):
     def summary(self) -> str: ...  # noqa: D102
     @property
     def needs(self) -> tuple[Signal, ...]: ...  # noqa: D102
+    @property
+    def uses(self) -> tuple[Signal, ...]: ...  # noqa: D102
+    @property
+    def asks(self) -> Asks: ...  # noqa: D102
 
     def order(self, pool: Pool, k: int, rng: np.random.Generator) -> Rows:
         """Return at most ``k`` available rows, best first."""
 
 
-def _summary(function: Callable[..., Any]) -> str:
-    return (function.__doc__ or "").strip().partition("\n")[0]
-
-
 def top(scores: Scores, available: Mask, k: int, rng: np.random.Generator) -> Rows:
-    """Return the ``k`` available rows of the highest scores, ties in random order; StrategyError for NaN."""
+    """Return the ``k`` available rows of the highest scores, ties in random order; StrategyError for NaN.
+
+    A score of minus infinity means that the item is not asked about.
+    """
     rows = np.flatnonzero(available)
     values = np.asarray(scores, np.float64)[rows]
     if np.isnan(values).any():
         raise StrategyError(f"{int(np.isnan(values).sum())} of {len(values)} scores are NaN.")
+    asked = values > -np.inf
+    if not asked.all():
+        rows, values = rows[asked], values[asked]
     k = min(k, len(rows))
     if k == 0:
         return np.empty(0, np.int64)
@@ -109,25 +80,58 @@ def top(scores: Scores, available: Mask, k: int, rng: np.random.Generator) -> Ro
     return rows[shuffled[np.argsort(-values[shuffled], kind="stable")]][:k]
 
 
+def apart(order: Rows, vectors: Floats | None) -> Rows:
+    """Return the order with near-duplicates of better items moved behind the first ``SCREENED`` ones."""
+    if vectors is None or len(order) < 2:
+        return order
+    screened = vectors[order[:SCREENED]]
+    if not np.isfinite(screened).all():
+        raise StrategyError("vectors hold NaN or infinity. Leave the signal out until it is known.")
+    alike = screened @ screened.T > DUPLICATE
+    kept = np.zeros(len(screened), bool)
+    for n in range(len(screened)):
+        kept[n] = not (alike[n, :n] & kept[:n]).any()
+    return np.concatenate([order[:SCREENED][kept], order[:SCREENED][~kept], order[SCREENED:]])
+
+
+def ready(strategy: QueryStrategy, pool: Pool, k: int) -> int:
+    """Return how many rows to choose; StrategyError where the pool can't be ordered by this strategy."""
+    if k < 0:
+        raise StrategyError(f"k must be 0 or more, not {k}.")
+    if missing := pool.missing(strategy.needs):
+        raise StrategyError(f"{strategy.name} needs {', '.join(missing)}, and the pool has none.")
+    pool.check((*strategy.needs, *strategy.uses))
+    return min(k, int(pool.available.sum()))
+
+
 @dataclass(frozen=True, slots=True)
 class Acquisition:
-    """A strategy that scores every item by itself; higher is more worth asking."""
+    """A strategy that scores every item by itself; higher is more worth asking.
+
+    Scores do not depend on the order of rows. Near-duplicates of a better item don't fill the top.
+    """
 
     name: str
     needs: tuple[Signal, ...]
     score: Callable[[Pool], Scores]
+    uses: tuple[Signal, ...] = ()
+    asks: Asks = "open"
+    about: str = ""
 
     @property
     def summary(self) -> str:
         """The promise of the strategy in one sentence."""
-        return _summary(self.score)
+        return self.about or summary_of(self.score)
 
     def order(self, pool: Pool, k: int, rng: np.random.Generator) -> Rows:
         """Return the ``k`` available rows of the highest scores."""
+        k = ready(self, pool, k)
+        if not k:
+            return np.empty(0, np.int64)
         scores = self.score(pool)
         if np.shape(scores) != (len(pool),):
             raise StrategyError(f"{self.name} gave scores of shape {np.shape(scores)}, not {(len(pool),)}.")
-        return top(scores, pool.available, k, rng)
+        return apart(top(scores, pool.available, max(k, SCREENED), rng), pool.vectors)[:k]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,15 +141,20 @@ class Batch:
     name: str
     needs: tuple[Signal, ...]
     choose: Callable[[Pool, int, np.random.Generator], Rows]
+    uses: tuple[Signal, ...] = ()
+    asks: Asks = "open"
+    about: str = ""
 
     @property
     def summary(self) -> str:
         """The promise of the strategy in one sentence."""
-        return _summary(self.choose)
+        return self.about or summary_of(self.choose)
 
     def order(self, pool: Pool, k: int, rng: np.random.Generator) -> Rows:
         """Return what the strategy chose; StrategyError where it chose twice or what is not available."""
-        k = min(k, int(pool.available.sum()))
+        k = ready(self, pool, k)
+        if not k:
+            return np.empty(0, np.int64)
         rows = np.asarray(self.choose(pool, k, rng), np.int64)[:k]
         if len(np.unique(rows)) != len(rows) or not pool.available[rows].all():
             raise StrategyError(f"{self.name} chose a row twice, or one that is not available.")
@@ -160,14 +169,18 @@ class Chain:
     needs: tuple[Signal, ...]
     step: Callable[[Pool, Step], int | None]
     start: QueryStrategy
+    uses: tuple[Signal, ...] = ()
+    asks: Asks = "open"
+    about: str = ""
 
     @property
     def summary(self) -> str:
         """The promise of the strategy in one sentence."""
-        return _summary(self.step)
+        return self.about or summary_of(self.step)
 
     def order(self, pool: Pool, k: int, rng: np.random.Generator) -> Rows:
         """Return where new chains start."""
+        ready(self, pool, k)
         return self.start.order(pool, k, rng)
 
     def follow(self, pool: Pool, step: Step) -> int | None:
@@ -179,25 +192,50 @@ class Chain:
 
 
 def acquisition(
-    name: str, *, needs: Signal | tuple[Signal, ...] = ()
+    name: str,
+    *,
+    needs: Signal | tuple[Signal, ...] = (),
+    uses: Signal | tuple[Signal, ...] = (),
+    asks: Asks = "open",
 ) -> Callable[[Callable[[Pool], Scores]], Acquisition]:
-    """Make a strategy of a function ``pool → scores (n,)``, higher being more worth asking."""
-    return lambda function: Acquisition(name, _signals(needs), function)
+    """Make a strategy of a function ``pool → scores (n,)``, higher being more worth asking.
+
+    ``needs`` are signals it can't do without, ``uses`` those it takes into account where there are any.
+    """
+    return lambda function: Acquisition(name, _signals(needs), function, _signals(uses), asks)
 
 
 def batch(
-    name: str, *, needs: Signal | tuple[Signal, ...] = ()
+    name: str,
+    *,
+    needs: Signal | tuple[Signal, ...] = (),
+    uses: Signal | tuple[Signal, ...] = (),
+    asks: Asks = "open",
 ) -> Callable[[Callable[[Pool, int, np.random.Generator], Rows]], Batch]:
-    """Make a strategy of a function ``(pool, k, rng) → ordered rows``."""
-    return lambda function: Batch(name, _signals(needs), function)
+    """Make a strategy of a function ``(pool, k, rng) → ordered rows``; 1 ≤ k ≤ available items."""
+    return lambda function: Batch(name, _signals(needs), function, _signals(uses), asks)
 
 
 def chain(
-    name: str, *, start: QueryStrategy, needs: Signal | tuple[Signal, ...] = ()
+    name: str,
+    *,
+    start: QueryStrategy,
+    needs: Signal | tuple[Signal, ...] = (),
+    uses: Signal | tuple[Signal, ...] = (),
 ) -> Callable[[Callable[[Pool, Step], int | None]], Chain]:
     """Make a strategy of a function ``(pool, step) → next row or None``; ``start`` orders new chains."""
-    return lambda function: Chain(name, _signals(needs), function, start)
+    return lambda function: Chain(name, _signals(needs), function, start, _signals(uses))
 
 
-def _signals(needs: Signal | tuple[Signal, ...]) -> tuple[Signal, ...]:
-    return needs if isinstance(needs, tuple) else (needs,)
+def summary_of(function: Callable[..., Any]) -> str:
+    """Return the first line of a docstring."""
+    return (function.__doc__ or "").strip().partition("\n")[0]
+
+
+def _signals(signals: Signal | tuple[Signal, ...]) -> tuple[Signal, ...]:
+    given = signals if isinstance(signals, tuple) else (signals,)
+    known = get_args(Signal)
+    for signal in given:
+        if signal not in known:
+            raise StrategyError(f"There is no signal {signal!r}. There are: {', '.join(known)}.")
+    return given

@@ -51,7 +51,8 @@ class LivePool:
         self.answer_ids: dict[tuple[str, ...], int] = {(label,): n for label, n in self.classes.items()}
         self.clusters: npt.NDArray[np.int32] = np.empty(0, np.int32)
         self.density: Floats = np.empty(0, np.float32)
-        self.centroids: Floats | None = None
+        self.agreed: Floats = np.empty(0, np.float32)
+        self._judged = generation.judged() if generation is not None else {}
         self.annotations: dict[AnnotationId, Annotation] = {}
         self.of_task: dict[TaskId, set[AnnotationId]] = {}
         self._indexed: tuple[Array, Array] = (np.empty(0, np.int64), np.empty(0, np.int8))
@@ -109,6 +110,8 @@ class LivePool:
         self.targets = longer(self.targets, 0 if self.spec.multiple else -1)
         self.answers = longer(self.answers, -1)
         self.clusters, self.density = longer(self.clusters, 0), longer(self.density, 0)
+        self.agreed = longer(self.agreed, np.nan)
+        self.agreed[first:] = [self._judged.get(task, np.nan) for task in fresh]
         if self.generation is not None and self.generation.head is not None:
             empty = np.empty((0, SPACE_DIM), np.float32)
             self.head = longer(self.head if self.head is not None else empty, 0)
@@ -239,9 +242,8 @@ class LivePool:
 
         def nearest(row: int, k: int) -> npt.NDArray[np.int64]:
             taken = int((self.open() & ~available).sum())  # open, but promised to somebody else
-            tasks, _ = self.index.neighbours(
-                self.space, self.vectors(self.space)[row], k + 1 + taken, LabelState.OPEN
-            )
+            vector, many = self.vectors(self.space)[row], k + 1 + taken
+            tasks, _ = self.index.neighbours(self.space, vector, many, LabelState.OPEN)
             rows = np.array([self.row_of[task] for task in tasks.tolist() if task in self.row_of], np.int64)
             free: npt.NDArray[np.int64] = rows[known[rows] & (rows != row)][:k]
             return free
@@ -255,6 +257,9 @@ class LivePool:
             clusters=self.clusters if regions else None,
             density=self.density if regions else None,
             nearest=nearest,
+            head=self.head,
+            agreed=self.agreed,
+            classes=self.spec.classes,
         )
 
     def counts(self) -> dict[str, int]:

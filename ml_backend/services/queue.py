@@ -199,8 +199,9 @@ class Queue:
         with live.lock:
             name, version, ids = self.strategy, live.version, live.ids
             available = self.available(live)
-        needs = strategies.get(name).needs
-        probabilities = all_probabilities(live, available) if "probabilities" in needs else None
+        strategy = strategies.get(name)
+        reads = "probabilities" in (*strategy.needs, *strategy.uses)
+        probabilities = all_probabilities(live, available) if reads else None
         with live.lock:
             view = live.view(available[: len(live.ids)], probabilities) if len(live.ids) == len(ids) else None
         if view is None:

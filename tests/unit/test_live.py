@@ -1,5 +1,7 @@
 """The live pool: any sequence of events ends where a fresh load of the same annotations ends."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 
 from ml_backend.adapters.features import FileFeatures
 from ml_backend.domain import SPACE_DIM, Annotation, AnnotationId, ProjectRef, TaskId
-from ml_backend.generation import Generation, Pca
+from ml_backend.generation import Generation, Head, Pca
 from ml_backend.label_config import parse_label_config
 from ml_backend.services.live import LivePool
 from tests.fakes import CONFIG, MULTIPLE, FakeIndex, key_of, points
@@ -127,3 +129,19 @@ def test_what_changed_since_the_index_was_built_is_marked(features: FileFeatures
     live.load_annotations([Annotation(AnnotationId(1), TaskId(3), 1, ("b",))])
     live.mark_changes()
     assert [live.index.state[task] for task in (2, 3)] == [0, 1]
+
+
+def test_strategies_see_class_names_head_vectors_and_how_right_the_head_was(features: FileFeatures) -> None:
+    identity = np.eye(SPACE_DIM, dtype=np.float32)
+    head = Head(np.zeros(SPACE_DIM, np.float32), identity, identity[:3], np.zeros(3, np.float32), 6.0, 1.0)
+    manifest = {"trained_on": {"judged": [2, 3], "right": [1.0, 0.0]}}
+    generation = replace(GENERATION, number=1, head=head, classes=("a", "b", "c"), manifest=manifest)
+    live = LivePool(REF, parse_label_config(CONFIG), generation, FakeIndex())
+    live.add(TASKS, features, None)
+    view = live.view(live.open())
+    assert view.classes == ("a", "b", "c")
+    assert view.agreed is not None
+    assert dict(zip(live.ids[[1, 2]].tolist(), view.agreed[[1, 2]].tolist(), strict=True)) == {2: 1.0, 3: 0.0}
+    assert np.isnan(view.agreed[[0, 3, 4, 5]]).all()
+    assert view.head is not None
+    np.testing.assert_allclose(view.head, live.raw, atol=1e-3)

@@ -15,6 +15,17 @@ from ml_backend.services import look_ahead
 from strategies import registry
 from tests.fakes import World
 
+QUEUED = [
+    "cluster_chain",
+    "random",
+    "uncertainty",
+    "diversity",
+    "rush",
+    "auto",
+    "certain(0.9)",
+    "mix(cluster_chain:0.8,random:0.2)",
+]
+
 
 @pytest.fixture
 def world(state: RedisState) -> World:
@@ -44,7 +55,7 @@ def test_every_submit_costs_at_most_one_write(world: World) -> None:
         assert task == move.task
 
 
-@pytest.mark.parametrize("strategy", ["cluster_chain", "random", "uncertainty", "margin", "diversity"])
+@pytest.mark.parametrize("strategy", QUEUED)
 def test_everything_is_labelled_once_and_then_nothing_comes(state: RedisState, strategy: str) -> None:
     world = World(state, strategy=strategy)
     world.settle()

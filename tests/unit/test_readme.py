@@ -8,6 +8,7 @@ from pathlib import Path
 import strategies
 from ml_backend.cli import main
 from ml_backend.settings import Settings
+from strategies import registry
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -45,3 +46,17 @@ def test_every_file_it_links_to_is_there() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         if "://" not in target:
             assert (Path(__file__).parents[2] / target).exists(), target
+
+
+def test_the_page_of_strategies_has_all_of_them_with_their_needs_and_its_code_runs() -> None:
+    page = (Path(__file__).parents[2] / "docs/strategies.md").read_text()
+    table = dict(re.findall(r"^\| `(\w+)[^`]*` \| .*? \| .*? \| (.*?) \|", page, re.MULTILINE))
+    assert sorted(table) == strategies.names()
+    for name, needs in table.items():
+        assert all(signal in needs for signal in strategies.get(name).needs) or name == "mix"
+        if isinstance(registry.BUILT_IN[name], strategies.Factory) and name != "mix":
+            assert re.search(rf"`{name}\(\w+=", page)
+    scope: dict[str, object] = {}
+    for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+        exec(code, scope)
+    assert scope["closest_call"].order(scope["pool"], 2, scope["np"].random.default_rng(0)).tolist() == [1, 2]  # type: ignore[attr-defined]
