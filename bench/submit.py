@@ -125,7 +125,7 @@ def main() -> None:
             studio.wait(mine[0], embedded=size, window=150)
             for name in options.strategies:
                 choose(studio, mine[0], name)
-                count = min(options.annotations, size // (len(options.strategies) + 1))
+                count = min(options.annotations, size // (2 * len(options.strategies)))
                 figures[f"{name} at {size}"] = measure(studio, plain, mine, count, options.pause)
                 print(name, size, figures[f"{name} at {size}"], flush=True)
             if size == max(options.sizes):
