@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -20,6 +21,9 @@ SHOWN = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".
 NOT_SHOWN = frozenset((".tif", ".tiff", ".heic", ".heif", ".jp2", ".ppm", ".pgm", ".ico", ".avif", ".svg"))
 COLUMNS = ("image", "url", "path", "file", "filename", "image_url", "image_path", "file_name", "img")
 """Names under which the image is looked for where there is none of the label config's name."""
+NO_IMAGE = "No image"
+LOOK = 100
+"""Rows without any image after which a file counts as the wrong one."""
 _SERVED = ("/data/upload/", "/data/local-files/")
 _DELIMITERS = ",;\t"
 _SUFFIXES = "|".join(suffix[1:] for suffix in sorted(SHOWN))
@@ -62,8 +66,15 @@ def read_source(source: Path, image_key: str = "image") -> Iterator[SourceItem]:
         return
     else:
         raise BadRequest(f"Can't import {source.name}.", "Give a folder, a .json or a .csv file.")
-    for name, row in rows:
-        yield _row(f"{source.name} {name}", row, source.parent, image_key)
+    items = (_row(f"{source.name} {name}", row, source.parent, image_key) for name, row in rows)
+    first = list(islice(items, LOOK))
+    if len(first) > 1 and all(item.problem.startswith(NO_IMAGE) for item in first):
+        raise BadRequest(
+            f"None of the first {len(first)} rows of {source.name} has an image.",
+            f"Call the column with its address or path {image_key!r}.",
+        )
+    yield from first
+    yield from items
 
 
 def _folder(folder: Path) -> Iterator[SourceItem]:
@@ -101,7 +112,9 @@ def _row(name: str, row: Any, folder: Path, image_key: str) -> SourceItem:
     key = next((key for key in (image_key, *COLUMNS) if data.get(key)), "") or _only_path(data)
     value = data.pop(key, None)
     if not isinstance(value, str) or not value.strip():
-        return SourceItem(name, problem=f"No image: neither {image_key!r} nor a column like {COLUMNS[1]!r}.")
+        return SourceItem(
+            name, problem=f"{NO_IMAGE}: neither {image_key!r} nor a column like {COLUMNS[1]!r}."
+        )
     kept = {part: task[part] for part in ("meta", "annotations", "predictions") if task.get(part)}
     return _found(name, value.strip(), folder, {"data": data, **kept})
 

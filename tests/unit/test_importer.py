@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from ml_backend.adapters.features import FileFeatures
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import LabelSpec, ProjectRef, Task, TaskId, TaskRecord
 from ml_backend.errors import BadImage, BadRequest
+from ml_backend.services import importer
 from ml_backend.services.importer import Importer
 from ml_backend.services.learn import Learner
 from ml_backend.services.sources import read_source
 from ml_backend.settings import Settings
+from ml_backend.wire import annotation
 
 REF = ProjectRef("http://127.0.0.1:8080", 3)
 SPEC = LabelSpec("choice", "image", "image", ("cat", "dog"))
@@ -34,7 +37,8 @@ class Studio:
 
     def records(self, project: int) -> Iterator[TaskRecord]:
         for n, task in enumerate(self.made, 1):
-            yield TaskRecord(Task(TaskId(n), task["data"], task["meta"]), (), ())
+            found = [annotation({"id": n, "task": n, **row}, "choice") for row in task.get("annotations", ())]
+            yield TaskRecord(Task(TaskId(n), task["data"], task["meta"]), tuple(found), ())
 
     def ensure_storage(self, project: int, folder: Path) -> None: ...
 
@@ -132,3 +136,58 @@ def test_an_empty_folder_is_said_to_be_empty(make: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadRequest, match="nothing to import"):
         make(Studio(), Embedding()).run(read_source(tmp_path / "empty"))
+
+
+def test_a_file_that_is_too_large_is_skipped_and_named(make: Any, folder: Path) -> None:
+    (folder / "huge.png").write_bytes(b"x" * 2_000_000)
+    studio = Studio()
+    report = make(studio, Embedding(), settings={"max_image_mb": 1.0}).run(read_source(folder))
+    assert (report.imported, [name for name, _ in report.skipped]) == (40, ["huge.png"])
+    assert "RUSH_MAX_IMAGE_MB" in report.skipped[0][1]
+
+
+def test_labelled_rows_come_last_without_a_place_in_the_queue(
+    make: Any, folder: Path, state: RedisState
+) -> None:
+    result = [{"from_name": "choice", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}]
+    rows: list[dict[str, Any]] = [{"data": {"image": f"{n}.png", "site": "x"}} for n in range(40)]
+    for row in rows[:5]:
+        row["annotations"] = [{"result": result}]
+        row["predictions"] = [{"model_version": "rush", "result": result, "score": 0.1}]
+    for row in rows[5:10]:
+        row["predictions"] = [{"model_version": "theirs", "result": result, "score": 0.1}]
+    (folder / "tasks.json").write_text(json.dumps(rows))
+    studio = Studio()
+    assert make(studio, Embedding()).run(read_source(folder / "tasks.json")).imported == 40
+    labelled = [n for n, task in enumerate(studio.made) if task.get("annotations")]
+    assert labelled == [35, 36, 37, 38, 39]
+    versions = [[p["model_version"] for p in task["predictions"]] for task in studio.made]
+    assert all("rush" not in versions[n] for n in labelled)
+    assert sum(found.count("theirs") for found in versions) == 5
+    assert sum(found.count("rush") for found in versions) == 10
+    assert all(task["data"]["site"] == "x" for task in studio.made)
+    assert len(state.annotations(REF)) == 5
+
+
+def test_an_upload_is_split_before_label_studio_refuses_it(
+    make: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importer, "UPLOAD_BYTES", 100)
+    sizes: list[int] = []
+
+    class Counting(Studio):
+        def upload(self, project: int, files: Sequence[Path]) -> list[str]:
+            sizes.append(sum(file.stat().st_size for file in files))
+            return super().upload(project, files)
+
+    make(Counting(), Embedding()).run(read_source(folder))
+    assert sum(sizes) == 40 * 9
+    assert max(sizes) <= 100
+    assert len(sizes) == 4
+
+
+def test_a_table_without_images_is_refused_as_a_whole(tmp_path: Path) -> None:
+    table = tmp_path / "people.csv"
+    table.write_text("name,age\n" + "".join(f"n{n},{n}\n" for n in range(300)))
+    with pytest.raises(BadRequest, match=r"None of the first 100 rows of people.csv has an image"):
+        list(read_source(table))
