@@ -6,11 +6,10 @@ import numpy as np
 
 from strategies.base import apart, batch
 from strategies.clusters import k_means
+from strategies.cost import ACCEPT_SECONDS, CORRECT_SECONDS, PAGE_SECONDS
 from strategies.pool import Floats, Pool, Rows, probabilities_of, vectors_of
 from strategies.uncertainty import places
 
-PAGE_SECONDS, ACCEPT_SECONDS, CORRECT_SECONDS = 0.66, 0.6, 2.5
-"""Prior of what an answer costs: the page, then one key that accepts, or looking up and choosing."""
 LEARNING = 0.2
 """Exponent b of the learning curve, error ∝ labels^-b: 0.15 to 0.2 from 100 to 1,000 labels of CIFAR-10."""
 CELL, MOST_CELLS = 40, 256
