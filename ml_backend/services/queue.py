@@ -250,6 +250,9 @@ class Queue:
                 now = self.window.places.get(task)
                 if not self.is_open(live, task) or (now is not None and now.score <= place):
                     continue  # answered, or put in front by a submit meanwhile
+                promised = self.promised(live)
+                if task not in promised and any(self.window.score(t) > place for t in promised):
+                    continue  # a submit meanwhile has promised what stands further behind
                 suggestion = suggest(live, [live.row_of[task]])[0]
                 score = self.window.stage(live, task, suggestion, float(place))
             self.window.write(live, task, score, suggestion, studio)

@@ -68,6 +68,11 @@ class Window:
                 heapq.heappop(self._heap)  # moved, labelled or gone; ``reopen`` brings it back
         return float("inf")
 
+    def score(self, task: TaskId) -> float:
+        """Where the task stands; infinitely far behind without a place."""
+        place = self.places.get(task)
+        return place.score if place is not None else float("inf")
+
     def reopen(self, tasks: Iterable[TaskId]) -> None:
         """Tasks that are to be labelled once more, where their predictions still stand."""
         with self._lock:

@@ -199,6 +199,28 @@ def test_while_the_front_is_renewed_the_promised_task_is_served_at_every_moment(
     assert {*fronts, after} == {move.task}
 
 
+@pytest.mark.usefixtures("hasty")
+def test_a_submit_without_a_write_while_the_front_is_renewed_gets_what_it_was_promised(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for task in (1, 2, 3):
+        move = world.answer(TaskId(task))
+    assert world.studio.serve(1) == move.task
+    look_ahead.look_ahead(world.queue, world.project.live, world.studio)
+    write, moves = world.studio._write, []
+
+    def answered_meanwhile() -> None:
+        write()
+        if not moves:
+            moves.append(None)  # the submit may write itself
+            moves[0] = world.answer(move.task)
+
+    monkeypatch.setattr(world.studio, "_write", answered_meanwhile)
+    world.queue.renew_front(world.project.live, world.studio)
+    assert not moves[0].written
+    assert world.studio.serve(1) == moves[0].task
+
+
 def test_a_window_loaded_while_a_write_is_under_way_keeps_the_newer_score(world: World) -> None:
     live, window = world.project.live, world.queue.window
     task = TaskId(9)
