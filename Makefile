@@ -47,7 +47,7 @@ browser:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, and none was found. Set PYTHON=…"; exit 1; }
 	@echo "Installing Rush into .venv (about 6 GB with torch, 2 to 5 minutes the first time) …"
 	@test -x $(BIN)/python || $(UV) venv -q --python $(PYTHON) .venv
-	@$(UV) pip install -p $(BIN)/python -c constraints.txt -e '.[worker,ml]' --group dev
+	@$(UV) pip install -p $(BIN)/python -c constraints.txt -e '.[worker,ml,simulate]' --group dev
 	@touch $@
 
 $(LABEL_STUDIO_STAMP): | .venv/.installed

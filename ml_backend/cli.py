@@ -22,6 +22,7 @@ from ml_backend.errors import BadRequest, RushError
 from ml_backend.progress import show_report, show_step, stages
 from ml_backend.services.doctor import Finding
 from ml_backend.settings import Settings
+from strategies.cost import PAGE_SECONDS
 
 console = Console(stderr=True)
 
@@ -228,6 +229,43 @@ def list_strategies() -> None:
             needs = ", ".join(strategies.get(member.name).needs)
             line = f"  [bold]{escape(f'{form:28}')}[/] {escape(member.summary)}"
             console.print(line + (f" [dim]({needs})[/]" if needs else ""), highlight=False, soft_wrap=True)
+
+
+@main.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    required=True,
+    help="An .npz of images (or features) and labels, or a folder with one sub-folder per class; repeatable.",
+)
+@click.option("--strategy", default="cluster_chain", show_default=True, help="Names, comma separated.")
+@click.option("--labels", type=click.IntRange(1), default=300, show_default=True, help="Answers per run.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs per strategy.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("simulation"), show_default=True)
+@click.option("--processes", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0), help="Per answer; else 0.6 same class, 2.5 otherwise.")
+@click.option("--page-seconds", type=click.FloatRange(0), default=PAGE_SECONDS, show_default=True)
+@click.option("--people", type=click.IntRange(1), default=1, show_default=True, help="Annotators in turn.")
+@click.option("--error", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Wrong answers.")
+@click.option("--dont-know", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Skips.")
+@click.option("--until", type=click.FloatRange(0, 1), default=1.0, help="End where this share is right.")
+@click.option("--train-labels", type=click.IntRange(1), default=20, show_default=True)
+def simulate(
+    data: tuple[Path, ...], strategy: str, seeds: int, out: Path, processes: int, **options: Any
+) -> None:
+    """Replay labelling with people of numbers: which strategy would be fastest on such data?"""
+    from ml_backend import simulate as simulating
+    from ml_backend.simulated import Options
+    from strategies.naming import parse
+
+    names = parse(f"all({strategy})")[1]  # commas inside brackets separate no names
+    out.mkdir(parents=True, exist_ok=True)
+    with stages(console) as progress:
+        sets = [simulating.prepare(path, out, Settings(), progress) for path in data]
+        runs = simulating.simulate(sets, names, seeds, Options(**options), out, processes, progress)
+    click.echo(simulating.write_report(runs, out))
+    console.print(f"Written to {out}: runs.json, summary.csv, summary.md and pictures.")
 
 
 @main.command()

@@ -1,0 +1,221 @@
+"""Every port in memory, for simulations: the services run as in the product, only nobody is outside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ml_backend.domain import (
+    MODEL_VERSION,
+    Annotation,
+    AnnotationId,
+    ContentKey,
+    LabelState,
+    PredictionId,
+    PredictionRow,
+    ProjectRef,
+    TaskId,
+)
+from ml_backend.errors import NotFound
+from ml_backend.generation import Array, Floats, Generation, Projection
+from ml_backend.wire import place_of
+
+
+class MemoryState:
+    """``ports.State`` of one project, as far as a project in memory uses it."""
+
+    def __init__(self, **options: str) -> None:
+        self._options = dict(options)
+        self._tasks: dict[TaskId, ContentKey] = {}
+        self._annotations: dict[AnnotationId, Annotation] = {}
+        self._window: dict[TaskId, tuple[PredictionId, float]] = {}
+        self._front = self._back = 0
+
+    def options(self, project: ProjectRef) -> dict[str, str]:
+        return dict(self._options)
+
+    def set_options(self, project: ProjectRef, **options: str) -> None:
+        self._options |= options
+
+    def tasks(self, project: ProjectRef) -> dict[TaskId, ContentKey]:
+        return dict(self._tasks)
+
+    def set_tasks(self, project: ProjectRef, tasks: Mapping[TaskId, ContentKey]) -> None:
+        self._tasks |= tasks
+
+    def annotations(self, project: ProjectRef) -> list[Annotation]:
+        return list(self._annotations.values())
+
+    def set_annotations(self, project: ProjectRef, annotations: Iterable[Annotation]) -> None:
+        self._annotations |= {annotation.id: annotation for annotation in annotations}
+
+    def delete_annotations(self, project: ProjectRef, annotations: Iterable[AnnotationId]) -> None:
+        for annotation in annotations:
+            self._annotations.pop(annotation, None)
+
+    def window(self, project: ProjectRef) -> dict[TaskId, tuple[PredictionId, float]]:
+        return dict(self._window)
+
+    def set_window(self, project: ProjectRef, rows: Mapping[TaskId, tuple[PredictionId, float]]) -> None:
+        self._window |= rows
+
+    def drop_window(self, project: ProjectRef, tasks: Iterable[TaskId]) -> None:
+        for task in tasks:
+            self._window.pop(task, None)
+
+    def push_scores(self, project: ProjectRef, count: int) -> range:
+        self._front -= count
+        return range(self._front + count - 1, self._front - 1, -1)
+
+    def append_scores(self, project: ProjectRef, count: int) -> range:
+        self._back += count
+        return range(self._back - count + 1, self._back + 1)
+
+    def note_submit(self, project: ProjectRef) -> None: ...
+
+    def publish(self, project: ProjectRef, event: str, **fields: Any) -> None: ...
+
+
+class MemoryFeatures:
+    """``ports.Features`` over an array (n, F); the key of row n is ``keys[n]``."""
+
+    def __init__(self, keys: Sequence[ContentKey], features: Array) -> None:
+        self.dim = features.shape[1]
+        self._features = features
+        self._rows = {key: row for row, key in enumerate(keys)}
+
+    def __contains__(self, key: ContentKey) -> bool:
+        return key in self._rows
+
+    def missing(self, keys: Iterable[ContentKey]) -> list[ContentKey]:
+        return [key for key in dict.fromkeys(keys) if key not in self._rows]
+
+    def get(self, keys: Sequence[ContentKey]) -> Array:
+        return self._features[[self._rows[key] for key in keys]]
+
+
+class MemoryArtifacts:
+    """``ports.Artifacts``: the current ones only."""
+
+    def __init__(self) -> None:
+        self._generation: Generation | None = None
+        self._projection: Projection | None = None
+
+    def generation(self, project: ProjectRef) -> Generation | None:
+        return self._generation
+
+    def publish_generation(self, project: ProjectRef, generation: Generation) -> None:
+        self._generation = generation
+
+    def generation_number(self, project: ProjectRef) -> int | None:
+        return None if self._generation is None else self._generation.number
+
+    def projection(self, project: ProjectRef) -> Projection | None:
+        return self._projection
+
+    def publish_projection(self, project: ProjectRef, projection: Projection) -> None:
+        self._projection = projection
+
+
+class MemoryIndex:
+    """``ports.Index``, exact: one product with all vectors per query."""
+
+    def __init__(self) -> None:
+        self.build(np.empty(0, np.int64), {}, np.empty(0, np.int8))
+
+    def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
+        self._ids = np.asarray(tasks, np.int64)
+        self._row = {int(task): row for row, task in enumerate(self._ids.tolist())}
+        self._states = np.array(states, np.int8)
+        self._spaces = {space: np.asarray(rows, np.float32) for space, rows in vectors.items()}
+
+    def upsert(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
+        raise NotImplementedError("A simulated project gets no further images.")
+
+    def mark(self, tasks: Sequence[int], state: LabelState) -> None:
+        self._states[[self._row[int(task)] for task in tasks if int(task) in self._row]] = state
+
+    def delete(self, tasks: Sequence[int]) -> None:
+        self._states[[self._row[int(task)] for task in tasks if int(task) in self._row]] = -1
+
+    def neighbours(self, space: str, vector: Floats, k: int, state: LabelState) -> tuple[Array, Floats]:
+        there = self._states == state
+        if space not in self._spaces or not there.any():
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        near = np.where(there, self._spaces[space] @ vector, -np.inf)
+        k = min(k, int(there.sum()))
+        best = np.argpartition(-near, k - 1)[:k]
+        best = best[np.argsort(-near[best], kind="stable")]
+        return self._ids[best], near[best]
+
+    def vectors(self, space: str, tasks: Sequence[int]) -> dict[int, Floats]:
+        return {task: self._spaces[space][self._row[task]] for task in tasks if task in self._row}
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def close(self) -> None: ...
+
+
+class MemoryJobs:
+    """``ports.Jobs`` that runs nothing: a simulation decides itself when it is time to learn."""
+
+    def enqueue(self, job: str, project: ProjectRef, **arguments: Any) -> None: ...
+
+
+class MemoryStudio:
+    """Label Studio's side of the queue: of open, unlocked tasks it serves the one with the lowest score."""
+
+    origin = "memory"
+
+    def __init__(self) -> None:
+        self.closed: set[TaskId] = set()
+        self._locks: dict[TaskId, int] = {}
+        self._rows: dict[PredictionId, tuple[TaskId, float]] = {}
+
+    def serve(self, user: int) -> TaskId | None:
+        """The task that this user gets next, which stays theirs until it is closed."""
+        for task, owner in self._locks.items():
+            if owner == user and task not in self.closed:
+                return task
+        waiting = [row for row in self._rows.values() if row[0] not in self._locks]
+        if not waiting:
+            return None
+        task = min(waiting, key=lambda row: (row[1], row[0]))[0]
+        self._locks[task] = user
+        return task
+
+    def close_task(self, task: TaskId) -> None:
+        """Somebody answered the task."""
+        self.closed.add(task)
+        self._locks.pop(task, None)
+        self._rows = {number: row for number, row in self._rows.items() if row[0] != task}
+
+    def create_prediction(
+        self, project: int, task: TaskId, score: float, result: list[dict[str, Any]]
+    ) -> PredictionId:
+        number = PredictionId(max(self._rows, default=0) + 1)
+        self._rows[number] = (task, score)
+        return number
+
+    def update_prediction(self, prediction: PredictionId, score: float, result: list[dict[str, Any]]) -> None:
+        if prediction not in self._rows:
+            raise NotFound(f"There is no prediction {prediction}.")
+        self._rows[prediction] = (self._rows[prediction][0], score)
+
+    def delete_prediction(self, prediction: PredictionId) -> None:
+        self._rows.pop(prediction, None)
+
+    def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int:
+        for row in predictions:
+            self.create_prediction(project, row["task"], place_of(row["score"]), row["result"])
+        return len(predictions)
+
+    def predictions(self, project: int, tasks: Sequence[TaskId] | None = None) -> list[PredictionRow]:
+        return [
+            PredictionRow(number, task, score, MODEL_VERSION)
+            for number, (task, score) in self._rows.items()
+            if tasks is None or task in tasks
+        ]

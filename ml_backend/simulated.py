@@ -1,0 +1,152 @@
+"""A project in memory: the product's own queue, suggestions and training, for people made of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+
+from ml_backend.content import content_key
+from ml_backend.domain import Annotation, AnnotationId, ProjectRef, TaskId
+from ml_backend.generation import Array
+from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
+from ml_backend.services.learn import Learner, PrincipalProjector
+from ml_backend.services.project import LOW, Backend, Project
+from ml_backend.services.suggest import suggest
+from ml_backend.settings import Settings
+from strategies.cost import PAGE_SECONDS
+from strategies.simulate.replay import Labels
+
+REF = ProjectRef("memory", 1)
+NOBODY = -1
+"""Who skips held-out images, so that nobody sees them and nothing is learnt from them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Everything of a run but its data, strategy and seed.
+
+    ``seconds`` per answer, None: the published ones · ``error``: share of wrong answers · ``rank_every``
+    answers the order is computed anew · ``until``: share of the pool right at which a run ends.
+    """
+
+    labels: int = 300
+    held_out: float = 0.2
+    every: int = 20
+    train_labels: int = 20
+    rank_every: int = 4
+    seconds: float | None = None
+    page_seconds: float = PAGE_SECONDS
+    people: int = 1
+    error: float = 0.0
+    dont_know: float = 0.0
+    until: float = 1.0
+
+
+class MemoryProject:
+    """``strategies.simulate.System``: the real project, queue and learner over ports in memory."""
+
+    def __init__(
+        self, features: Array, classes: Sequence[str], held_out: Labels, strategy: str, options: Options
+    ) -> None:
+        from ml_backend.adapters import memory
+        from ml_backend.adapters.trainer_torch import TorchTrainer
+
+        self._options, self._labels, self._turns = options, 0, 0
+        self._ids = iter(range(1, 10**9))
+        config = _config(classes)
+        keys = [content_key(str(row).encode()) for row in range(len(features))]
+        state = cast(State, memory.MemoryState(label_config=config, strategy=strategy))
+        state.set_tasks(REF, {TaskId(row + 1): key for row, key in enumerate(keys)})
+        state.set_annotations(REF, [self._skip(int(row), NOBODY) for row in held_out])
+        stored = cast(Features, memory.MemoryFeatures(keys, features))
+        artifacts = cast(Artifacts, memory.MemoryArtifacts())
+        trainer = TorchTrainer("cpu")
+        self._learner = Learner(state, artifacts, stored, "memory", lambda: trainer, PrincipalProjector)
+        self._learner.map(REF)
+        self._studio = memory.MemoryStudio()
+        for row in held_out:
+            self._studio.close_task(TaskId(int(row) + 1))
+        backend = Backend(
+            Settings(_env_file=None, sync_seconds=0),
+            state,
+            artifacts,
+            lambda generation: stored,
+            cast(Jobs, memory.MemoryJobs()),
+            cast(LabelStudio, self._studio),
+            lambda ref: cast(Index, memory.MemoryIndex()),
+        )
+        self._project = Project(REF, backend)
+        self._names = list(classes)
+        self._number = {name: n for n, name in enumerate(classes)}
+        self._keep()
+
+    def serve(self, annotator: int) -> int | None:
+        """The row that Label Studio would serve this annotator."""
+        task = self._studio.serve(annotator)
+        return None if task is None else int(task) - 1
+
+    def suggestion(self, row: int) -> tuple[int, float]:
+        """What the prediction in Label Studio shows, which may be older than what is known now."""
+        place = self._project.queue.window.places.get(TaskId(row + 1))
+        now = suggest(self._project.live, [self._project.live.row_of[TaskId(row + 1)]])[0]
+        shown = now.labels if place is None or place.labels is None else place.labels
+        chance = dict(now.ranked).get(shown[0], 0.0) if shown else 0.0
+        return (self._number[shown[0]] if shown else -1), chance
+
+    def answer(self, row: int, label: int | None, annotator: int) -> None:
+        """Submit, then what the keeper and the worker do between submits."""
+        self._studio.close_task(TaskId(row + 1))
+        if label is None:
+            self._project.annotated(self._skip(row, annotator))
+        else:
+            number = AnnotationId(next(self._ids))
+            names = (self._names[label],)
+            self._project.annotated(
+                Annotation(number, TaskId(row + 1), annotator, names, created_at=_time(number))
+            )
+            self._labels += 1
+        self._turns += 1
+        due = label is not None and self._labels % self._options.train_labels == 0
+        if due and self._learner.learn(REF).generation is not None:
+            self._project.happened("generation", {})
+        self._keep()
+
+    def _keep(self) -> None:
+        queue, live, studio = self._project.queue, self._project.live, cast(LabelStudio, self._studio)
+        if queue.stale(live) and self._turns % self._options.rank_every == 0:
+            queue.rank(live)
+        while len(queue.window.open(live)) < LOW * queue.size and queue.refill(live, studio):
+            pass
+
+    def predict(self, rows: Labels) -> Labels:
+        """The classes that would be suggested now."""
+        live = self._project.live
+        found = suggest(live, [live.row_of[TaskId(int(row) + 1)] for row in rows])
+        return np.array([self._number[it.labels[0]] if it.labels else -1 for it in found])
+
+    def distance(self, row: int, other: int) -> float:
+        """1 − cosine in the space that serves chains."""
+        live = self._project.live
+        vectors = live.vectors(live.space)
+        a, b = (live.row_of[TaskId(n + 1)] for n in (row, other))
+        return float(1 - vectors[a] @ vectors[b])
+
+    def _skip(self, row: int, annotator: int) -> Annotation:
+        number = AnnotationId(next(self._ids))
+        return Annotation(number, TaskId(row + 1), annotator, (), True, created_at=_time(number))
+
+
+def _config(classes: Sequence[str]) -> str:
+    rows = "".join(f"<Choice value={quoteattr(name)}/>" for name in classes)
+    return (
+        '<View><Image name="image" value="$image"/>'
+        f'<Choices name="label" toName="image" choice="single">{rows}</Choices></View>'
+    )
+
+
+def _time(number: int) -> str:
+    return f"{number:012}"
