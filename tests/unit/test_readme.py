@@ -31,8 +31,7 @@ def test_every_setting_is_in_the_table_with_its_default_and_meaning() -> None:
 def test_every_command_it_names_exists() -> None:
     named = set(re.findall(r"rush ([a-z]+)", README))
     assert named <= set(main.commands), named - set(main.commands)
-    assert set(re.findall(r"random \| uncertainty \| margin \| diversity", README))
-    assert set(strategies.names()) >= {"cluster_chain", "random", "uncertainty", "margin", "diversity"}
+    assert re.findall(r"\[(\d+) strategies\]", README) == [str(len(strategies.names()))]
 
 
 def test_its_example_runs() -> None:
