@@ -87,10 +87,10 @@ def apart(order: Rows, vectors: Floats | None) -> Rows:
     screened = vectors[order[:SCREENED]]
     if not np.isfinite(screened).all():
         raise StrategyError("vectors hold NaN or infinity. Leave the signal out until it is known.")
-    alike = screened @ screened.T > DUPLICATE
-    kept = np.zeros(len(screened), bool)
-    for n in range(len(screened)):
-        kept[n] = not (alike[n, :n] & kept[:n]).any()
+    better = np.tril(screened @ screened.T > DUPLICATE, -1)
+    kept = ~better.any(axis=1)
+    for n in np.flatnonzero(~kept):
+        kept[n] = not (better[n] & kept).any()
     return np.concatenate([order[:SCREENED][kept], order[:SCREENED][~kept], order[SCREENED:]])
 
 
