@@ -88,7 +88,7 @@ def apart(order: Rows, vectors: Floats | None) -> Rows:
     if not np.isfinite(screened).all():
         raise StrategyError("vectors hold NaN or infinity. Leave the signal out until it is known.")
     better = np.tril(screened @ screened.T > DUPLICATE, -1)
-    kept = ~better.any(axis=1)
+    kept = np.asarray(~better.any(axis=1))
     for n in np.flatnonzero(~kept):
         kept[n] = not (better[n] & kept).any()
     return np.concatenate([order[:SCREENED][kept], order[:SCREENED][~kept], order[SCREENED:]])

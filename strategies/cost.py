@@ -94,7 +94,7 @@ class CostModel:
         if len(answers) != len(seconds):
             raise StrategyError(f"{len(answers)} answers have {len(seconds)} lead times.")
         times = np.array(seconds, np.float64)
-        kept = _busy(answers, times)
+        kept = busy([answer.annotator for answer in answers], times)
         idle = len(answers) - int(kept.sum())
         answers, times = [a for a, k in zip(answers, kept, strict=True) if k], times[kept]
         self.calibration = None
@@ -185,9 +185,10 @@ Z80 = 1.2816
 """Standard deviations on either side that hold 80 % of a normal distribution."""
 
 
-def _busy(answers: Sequence[Answer], seconds: Floats) -> npt.NDArray[np.bool_]:
+def busy(annotators: Sequence[int], seconds: Floats) -> npt.NDArray[np.bool_]:
+    """Which lead times (n,) are work: not zero, no pause (``IDLE_SECONDS``), a number."""
     good = (seconds >= LEAST_SECONDS) & (seconds <= MOST_SECONDS)
-    who = np.array([answer.annotator for answer in answers])
+    who = np.asarray(annotators)
     for name in np.unique(who[good]) if good.any() else ():
         mine = good & (who == name)
         good[mine & (seconds > max(IDLE_SECONDS, 10 * np.median(seconds[mine])))] = False

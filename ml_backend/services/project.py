@@ -16,6 +16,7 @@ from ml_backend.label_config import parse_label_config
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
 from ml_backend.services.live import LivePool
 from ml_backend.services.look_ahead import look_ahead
+from ml_backend.services.pace import pace
 from ml_backend.services.placement import Placement
 from ml_backend.services.queue import Move, Queue
 from ml_backend.services.suggest import suggest
@@ -229,6 +230,7 @@ class Project:
             "generation": None if generation is None else generation.number,
             "suggester": None if generation is None else generation.suggester,
             "space": live.space,
+            "pace": pace(list(live.annotations.values()), {} if generation is None else generation.manifest),
         }
 
     # ---- in between

@@ -20,6 +20,8 @@ from ml_backend.services.knn import vote_all
 LEAST_LABELS = 10
 LEAST_CLASSES = 2
 NEIGHBOURS = 10
+ROUNDS = 200
+"""Rounds whose labels and held-out accuracy are remembered: the learning curve."""
 LEAST_PAIRED = 20
 """Fewer images than this, judged by both heads, can't show that the new one is worse."""
 
@@ -107,7 +109,10 @@ def train(
     }
     suggester = _suggester(ways, truth, multiple)
     right = correct(head_says, truth, multiple=multiple)
+    best = accuracy(correct(ways[suggester], truth, multiple=multiple))
+    curve = previous.manifest.get("curve", []) if previous is not None else []
     manifest |= {
+        "curve": [*curve, [len(features), round(best, 4)]][-ROUNDS:],
         "held_out": {way: figures(said, truth, multiple=multiple) for way, said in ways.items()},
         "purity": {name: float(same.mean()) for name, same in held.same.items()},
         "space": space,

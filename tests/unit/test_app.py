@@ -68,6 +68,8 @@ def test_setup_answers_while_the_project_is_still_loading(
     go.set()
     while "d" not in world.project.spec.classes:
         time.sleep(0.01)
+    with world.project._loading:
+        pass  # the thread is done with the state of this test
 
 
 def test_predictions_keep_length_and_order_and_are_empty_for_unknown_images(
