@@ -7,7 +7,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
@@ -30,7 +29,6 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 1e6)
     app.json.sort_keys = False  # type: ignore[attr-defined]
-    later = ThreadPoolExecutor(1, "later")
 
     @app.before_request
     def admit() -> None:
@@ -53,7 +51,9 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         body = parse(SetupJson, _json())
         number = project_id(body.project)
         if number is not None and projects.register(number, body.label_config):
-            later.submit(_logged, f"project {number}: setup", projects.connect, number, body.label_config)
+            projects.later.submit(
+                _logged, f"project {number}: setup", projects.connect, number, body.label_config
+            )
         return jsonify(model_version=MODEL_VERSION)
 
     @app.post("/predict")
@@ -73,7 +73,7 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         imported = happened.tasks and not happened.annotations  # may be thousands
         if imported or happened.action == "PROJECT_UPDATED":
             what = f"project {project.ref.id}: {happened.action}"
-            later.submit(_logged, what, handle, project, happened)
+            projects.later.submit(_logged, what, handle, project, happened)
         else:
             handle(project, happened)
         return jsonify(status="ok"), 200

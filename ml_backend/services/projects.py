@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,8 @@ class Projects:
         self._loaded: dict[int, Project] = {}
         self._lock = threading.RLock()
         self._stop = threading.Event()
+        self.later = ThreadPoolExecutor(1, "later")
+        """What is too long for Label Studio's patience."""
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
 
     def ref(self, project: int) -> ProjectRef:
@@ -83,9 +86,11 @@ class Projects:
         self._keeper.start()
 
     def stop(self) -> None:
-        """End the keeper; what it is doing is finished first."""
+        """End the keeper; what it is doing is finished first, what waits is left to the next sync."""
         self._stop.set()
-        self._keeper.join(timeout=10)
+        self.later.shutdown(cancel_futures=True)
+        if self._keeper.is_alive():
+            self._keeper.join(timeout=10)
 
     def _keep(self) -> None:
         self._try(self._hear, "events")  # from here on none is missed

@@ -90,7 +90,8 @@ def running(settings: Settings) -> Iterator[Rush]:
     backend = Backend(
         settings, parts.state, parts.artifacts, parts.features_of, parts.jobs, parts.studio, index
     )
-    app = create_app(settings, Projects(backend, parts.origin))
+    projects = Projects(backend, parts.origin)
+    app = create_app(settings, projects)
     server = make_server(settings.host, settings.port, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -101,6 +102,7 @@ def running(settings: Settings) -> Iterator[Rush]:
         server.shutdown()
         thread.join()
         server.server_close()
+        projects.stop()
         studio.close()
         parts.studio.close()
 

@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,22 @@ def world(state: RedisState) -> World:
     return World(state)
 
 
-def client_of(world: World, **settings: Any) -> FlaskClient:
-    return create_app(
-        Settings(_env_file=None, **settings), Projects(world.backend, "http://studio")
-    ).test_client()
+@pytest.fixture
+def client_of(world: World) -> Iterator[Callable[..., FlaskClient]]:
+    opened: list[Projects] = []
+
+    def made(**settings: Any) -> FlaskClient:
+        opened.append(Projects(world.backend, "http://studio"))
+        return create_app(Settings(_env_file=None, **settings), opened[-1]).test_client()
+
+    yield made
+    for projects in opened:
+        projects.stop()
 
 
 @pytest.fixture
-def client(world: World) -> FlaskClient:
-    return client_of(world)
+def client(client_of: Callable[..., FlaskClient]) -> FlaskClient:
+    return client_of()
 
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
@@ -68,8 +76,7 @@ def test_setup_answers_while_the_project_is_still_loading(
     go.set()
     while "d" not in world.project.spec.classes:
         time.sleep(0.01)
-    with world.project._loading:
-        pass  # the thread is done with the state of this test
+    projects.stop()
 
 
 def test_predictions_keep_length_and_order_and_are_empty_for_unknown_images(
@@ -114,8 +121,8 @@ def test_a_config_with_nothing_to_predict_is_a_422_and_changes_nothing(
     assert world.state.options(world.ref)["label_config"] == CONFIG
 
 
-def test_a_body_over_the_limit_is_a_413(world: World) -> None:
-    answer = client_of(world, max_body_mb=0.01).post("/predict", data=b"x" * 20_000)
+def test_a_body_over_the_limit_is_a_413(client_of: Callable[..., FlaskClient]) -> None:
+    answer = client_of(max_body_mb=0.01).post("/predict", data=b"x" * 20_000)
     assert answer.status_code == 413
     assert "RUSH_MAX_BODY_MB" in answer.json["hint"]
 
@@ -126,8 +133,10 @@ def test_an_unknown_path_is_a_404(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("given", [None, "rush:wrong", "someone:right", ":"])
-def test_wrong_or_missing_credentials_are_a_401(world: World, given: str | None) -> None:
-    client = client_of(world, basic_auth_user="rush", basic_auth_password="right")
+def test_wrong_or_missing_credentials_are_a_401(
+    client_of: Callable[..., FlaskClient], given: str | None
+) -> None:
+    client = client_of(basic_auth_user="rush", basic_auth_password="right")
     headers = {"Authorization": "Basic " + base64.b64encode(given.encode()).decode()} if given else {}
     assert client.post("/setup", json={}, headers=headers).status_code == 401
     right = {"Authorization": "Basic " + base64.b64encode(b"rush:right").decode()}
@@ -135,8 +144,10 @@ def test_wrong_or_missing_credentials_are_a_401(world: World, given: str | None)
     assert client.get("/health").status_code == 200
 
 
-def test_a_webhook_without_the_secret_is_a_401_and_notes_nothing(world: World) -> None:
-    client = client_of(world, webhook_secret="word")
+def test_a_webhook_without_the_secret_is_a_401_and_notes_nothing(
+    world: World, client_of: Callable[..., FlaskClient]
+) -> None:
+    client = client_of(webhook_secret="word")
     body = {"action": "START_TRAINING", "project": {"id": 1}}
     assert client.post("/webhook", json=body).status_code == 401
     assert world.jobs.asked == []
