@@ -35,6 +35,7 @@ def main() -> None:
             "submit": ["--cifar10", str(cifar10), *cache],
             "selection": [],
             "browser": [],
+            "simulate": ["--cifar10", str(cifar10), "--mnist", str(mnist), *cache],
         }
         for name, arguments in runs.items():
             print(f"== {name}", flush=True)
