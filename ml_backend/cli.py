@@ -96,8 +96,10 @@ def worker(only: str | None) -> None:
 def start() -> None:
     """Run Redis, backend and worker together until Ctrl+C: all that one machine needs."""
     from ml_backend.local import LocalRush
+    from ml_backend.wsgi import check_door
 
     parts = _parts(logs=True)
+    check_door(parts.settings)
     with LocalRush(parts.settings, console.print) as running:
         console.print(f"Rush answers on [bold]{parts.settings.backend_url}[/]. Ctrl+C stops it.")
         _wait(running)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from ipaddress import ip_address
 from typing import Any
 
 from flask import Flask
@@ -10,6 +11,7 @@ from gunicorn.app.base import BaseApplication
 
 from ml_backend.app import create_app
 from ml_backend.bootstrap import Parts
+from ml_backend.errors import BadRequest
 from ml_backend.services.project import Backend
 from ml_backend.services.projects import Projects
 from ml_backend.settings import Settings
@@ -61,6 +63,29 @@ class Server(BaseApplication):  # type: ignore[misc]
         return create_app(self.settings, self.projects)
 
 
+def check_door(settings: Settings) -> None:
+    """BadRequest where the backend would listen beyond this machine and let anybody in."""
+    try:
+        local = ip_address(settings.host).is_loopback
+    except ValueError:
+        local = settings.host == "localhost"
+    lacking = [
+        name
+        for name, value in (
+            ("RUSH_BASIC_AUTH_USER", settings.basic_auth_user),
+            ("RUSH_BASIC_AUTH_PASSWORD", settings.basic_auth_password.get_secret_value()),
+            ("RUSH_WEBHOOK_SECRET", settings.webhook_secret.get_secret_value()),
+        )
+        if not value
+    ]
+    if lacking and not local:
+        raise BadRequest(
+            f"RUSH_HOST={settings.host} would let everybody in who can reach this machine.",
+            f"Set {', '.join(lacking)}, then run rush connect, or listen on 127.0.0.1.",
+        )
+
+
 def serve(settings: Settings) -> None:
-    """Run the web process until it is told to stop."""
+    """Run the web process until it is told to stop; BadRequest as ``check_door`` says."""
+    check_door(settings)
     Server(settings).run()
