@@ -235,7 +235,12 @@ class LivePool:
         """(n,) tasks that nobody has answered, as a copy of the caller's own."""
         return np.asarray(self.states == LabelState.OPEN)
 
-    def view(self, available: npt.NDArray[np.bool_], probabilities: Floats | None = None) -> Pool:
+    def view(
+        self,
+        available: npt.NDArray[np.bool_],
+        probabilities: Floats | None = None,
+        seconds: Floats | None = None,
+    ) -> Pool:
         """The pool as a strategy sees it; only embedded rows of ``available`` may be asked about."""
         known = self.known & available
         regions = bool(self.density.any())
@@ -259,6 +264,7 @@ class LivePool:
             nearest=nearest,
             head=self.head,
             agreed=self.agreed,
+            seconds=seconds,
             classes=self.spec.classes,
         )
 

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 
 from ml_backend.domain import Annotation
+from ml_backend.generation import Floats
 from strategies import StrategyError
-from strategies.cost import busy, labels_per_hour, outlook
+from strategies.cost import PAGE_SECONDS, Answer, CostModel, busy, labels_per_hour, outlook
 
 RECENT = 500
 """The newest answers say how fast people are now."""
 NEXT = 100
+LEAST_TIMED = 50
+"""Timed answers below which the published prior says more than they do."""
 
 
 def pace(annotations: Iterable[Annotation], manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,3 +43,29 @@ def pace(annotations: Iterable[Annotation], manifest: Mapping[str, Any]) -> dict
         "minutes": round(next_.minutes, 1),
     }
     return found
+
+
+def cost_model(annotations: Iterable[Annotation], right: Mapping[int, float]) -> CostModel | None:
+    """Learn what answers cost here; None below 50 timed answers.
+
+    ``right``: task → 1 where a suggestion made without its label was right. Such an answer counts as an
+    accepted suggestion, any other as a correction: Label Studio does not say which it was.
+    """
+    answers: list[Answer] = []
+    seconds: list[float] = []
+    before: dict[int, tuple[str, ...]] = {}
+    for a in sorted(annotations, key=lambda a: (a.created_at, a.id)):
+        switch = before.get(a.annotator) != a.labels
+        before[a.annotator] = a.labels
+        if a.lead_time is None or (not a.skipped and a.task not in right):
+            continue
+        kind = "skip" if a.skipped else "accept" if right[a.task] >= 0.5 else "correct"
+        answers.append(Answer(kind, switch=switch, annotator=a.annotator))
+        seconds.append(a.lead_time)
+    return CostModel().fit(answers, seconds) if len(answers) >= LEAST_TIMED else None
+
+
+def seconds_per_image(model: CostModel, probabilities: Floats) -> Floats:
+    """Expected annotator seconds (n,) of images with these probabilities (n, C), page time included."""
+    sure = probabilities.max(axis=1) if probabilities.shape[1] else np.zeros(len(probabilities))
+    return np.asarray(PAGE_SECONDS + model.expected(sure), np.float32)

@@ -22,11 +22,13 @@ from ml_backend.domain import (
     Suggestion,
     TaskId,
 )
-from ml_backend.generation import Array
+from ml_backend.generation import Array, Floats, Generation
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.live import LivePool
+from ml_backend.services.pace import cost_model, seconds_per_image
 from ml_backend.services.suggest import all_probabilities, suggest
 from ml_backend.services.window import Window
+from strategies.cost import CostModel
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class Queue:
         self.ranking: list[TaskId] = []
         self.fallback: str | None = None
         self.ranked: tuple[str, int] = ("", -1)
+        self._costs: tuple[Generation | None, CostModel | None] = (None, None)
         self._filling = threading.Lock()
         self.lock = threading.RLock()  # outlives the pools, which come and go with generations
 
@@ -202,8 +205,10 @@ class Queue:
         strategy = strategies.get(name)
         reads = "probabilities" in (*strategy.needs, *strategy.uses)
         probabilities = all_probabilities(live, available) if reads else None
+        seconds = self._seconds(live, probabilities) if probabilities is not None else None
         with live.lock:
-            view = live.view(available[: len(live.ids)], probabilities) if len(live.ids) == len(ids) else None
+            grown = len(live.ids) != len(ids)
+            view = None if grown else live.view(available[: len(live.ids)], probabilities, seconds)
         if view is None:
             return  # tasks came in meanwhile; the next turn ranks them too
         try:
@@ -214,6 +219,17 @@ class Queue:
             selection = strategies.Selection(rows, f"{name} failed ({error}): random order")
         self.ranking = [TaskId(int(task)) for task in ids[selection.rows]]
         self.fallback, self.ranked = selection.fallback, (name, version)
+
+    def _seconds(self, live: LivePool, probabilities: Floats) -> Floats | None:
+        """What each image will cost people, learnt anew with each generation; None before there are times."""
+        if live.generation is None:
+            return None
+        if self._costs[0] is not live.generation:
+            with live.lock:
+                annotations = list(live.annotations.values())
+            self._costs = (live.generation, cost_model(annotations, live.generation.judged()))
+        model = self._costs[1]
+        return None if model is None else seconds_per_image(model, probabilities)
 
     def refill(self, live: LivePool, studio: LabelStudio) -> int:
         """Give predictions to a chunk of the best ranked tasks if the window lacks some; returns how many."""

@@ -1,7 +1,10 @@
 """What a project says of its people's speed and of what more labels would bring."""
 
+import numpy as np
+import pytest
+
 from ml_backend.domain import Annotation, AnnotationId, TaskId
-from ml_backend.services.pace import pace
+from ml_backend.services.pace import cost_model, pace, seconds_per_image
 
 
 def answers(*seconds: float | None) -> list[Annotation]:
@@ -29,3 +32,17 @@ def test_the_next_labels_are_worth_what_the_curve_says() -> None:
     curve = [[n, 1 - 2 * n**-0.5] for n in (50, 100, 200, 400)]
     found = pace(answers(*[1.34] * 50), {"curve": curve})["next_100_labels"]
     assert found == {"points": 1.06, "from": 1.06, "to": 1.06, "minutes": 3.3}
+
+
+def test_images_cost_what_confirming_and_correcting_took_here() -> None:
+    right = {n: float(n % 2) for n in range(200)}
+    model = cost_model(answers(*[1.0 if n % 2 else 5.0 for n in range(200)]), right)
+    assert model is not None
+    sure, unsure = seconds_per_image(model, np.array([[1.0, 0.0], [0.5, 0.5]]))
+    assert sure == pytest.approx(1.0 + 0.66, rel=0.2)
+    assert unsure == pytest.approx(3.0 + 0.66, rel=0.25)
+
+
+def test_a_few_times_are_no_model() -> None:
+    assert cost_model(answers(*[1.0] * 49), dict.fromkeys(range(49), 1.0)) is None
+    assert cost_model(answers(*[1.0] * 200), {}) is None  # nobody knows what was suggested
