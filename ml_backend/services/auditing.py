@@ -25,6 +25,8 @@ SHARE = 0.5
 FEW = 0.1
 """Errors that planning expects, in what is tolerated."""
 LARGEST_RESERVE = 0.5
+MARGIN = 1.25
+"""How much more than planned people may label before what is left can't be promised any more."""
 
 
 def frozen(
@@ -66,7 +68,7 @@ def plan(confidences: Array, error: float, confidence: float, share: float) -> t
     for _ in range(3):
         needed = audits_needed(error * (1 - reserve), confidence, error * FEW, size)
         count = min(total, math.ceil((needed or size) * total / size))
-        reserve = min(LARGEST_RESERVE, count / share / total)
+        reserve = min(LARGEST_RESERVE, MARGIN * count / share / total)
     return count, reserve
 
 
@@ -93,7 +95,7 @@ def make_draw(
     planned, reserve = plan(confidences, target.error, target.confidence, share)
     if count is not None:
         planned = min(count, len(found))
-        reserve = min(LARGEST_RESERVE, planned / share / len(found))
+        reserve = min(LARGEST_RESERVE, MARGIN * planned / share / len(found))
     seed = secrets.randbits(63) if seed is None else seed
     order = np.random.default_rng(seed).permutation(len(found))
     answers = sorted({suggestion.labels for _, suggestion in found})
