@@ -23,6 +23,12 @@ def show_draw(draw: Draw, project: int, console: Console) -> None:
         f"Next: label as usual, and look at any time with rush certify --project {project}",
         highlight=False,
     )
+    if draw.count > len(draw) / 2:
+        console.print(
+            "[yellow]That is more than half of them:[/] for so few images this target takes nearly as many "
+            "audits as labelling them all would. A larger --error takes fewer.",
+            highlight=False,
+        )
 
 
 def show_need(project: int, images: int, error: float, confidence: float, console: Console) -> None:
@@ -98,7 +104,7 @@ def _show_more(found: Standing, project: int, say: Callable[[str], None]) -> Non
         say("Every image of the draw is certified.")
         return
     what = f"the {failed.rung.size} images with confidence {failed.rung.threshold:.3f} or more"
-    so_far = f"{failed.wrong} of {failed.audited} audits wrong so far"
+    so_far = f"{failed.wrong} of {failed.audited} audits among them wrong so far"
     if found.more is None:
         say(
             f"More audits won't certify {what} ({so_far}): label more, wait for the next generation, then "
