@@ -85,6 +85,8 @@ def show_standing(found: Standing, project: int, human_error: float, console: Co
         )
         add = f", counting people as wrong in {percent(human_error)}" if human_error else ""
         say(f"With people's {found.human} labels that is at most {percent(found.overall)} of all{add}.")
+        if found.earlier:
+            say(f"{found.earlier} labels of earlier certificates are not in that figure.")
         say(f"Take over: rush certify --project {project} --accept. Take back: --revert.")
     elif found.overdrawn:
         say(

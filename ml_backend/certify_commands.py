@@ -77,10 +77,10 @@ def accept(parts: Parts, project: int, draw: Draw, kind: str, progress: Progress
             "Nothing can be taken over now.", f"What is lacking says: rush certify --project {project}"
         )
     certified = [found.suggestion(int(position)) for position in found.rest]
-    count = accepting.accept_predictions(ref, studio, spec, certified, draw.number, progress)
+    count = accepting.accept_predictions(ref, studio, spec, certified, draw.certificate, progress)
     if kind == "annotations":
         only = [task for task, _ in certified]
-        count = accepting.accept_annotations(ref, studio, only, draw.number, progress)
+        count = accepting.accept_annotations(ref, studio, only, draw.certificate, progress)
         parts.jobs.enqueue("sync", ref)  # should a webhook have got lost
     return found, count
 

@@ -18,7 +18,7 @@ MODEL_VERSION = "rush"
 """Backend title, prediction ``model_version`` and ``/setup`` answer: all three must be equal, for ever."""
 
 CERTIFIED_VERSION = "rush-certified"
-"""``model_version`` of suggestions that were taken over; ``-`` and the certificate's number follow."""
+"""``model_version`` of suggestions that were taken over; ``-`` and the certificate's name follow."""
 
 SPACE_DIM = 64
 """Dimensions of both embedding spaces, raw (PCA of the backbone's features) and head (learned)."""

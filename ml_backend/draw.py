@@ -55,6 +55,11 @@ class Draw:
         return len(self.tasks)
 
     @property
+    def certificate(self) -> str:
+        """A name that no other draw has, also where numbers begin anew because our files were lost."""
+        return f"{self.number}.{self.seed % 16**6:06x}"
+
+    @property
     def audits(self) -> list[TaskId]:
         """The tasks to audit, in order."""
         return [TaskId(task) for task in self.tasks[: self.count].tolist()]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
-def mark(result: Sequence[Mapping[str, Any]], certificate: int) -> list[dict[str, Any]]:
+def mark(result: Sequence[Mapping[str, Any]], certificate: str) -> list[dict[str, Any]]:
     """The result with the mark in each region's ``meta.rush``, which Label Studio keeps."""
     return [
         {**region, "meta": {"rush": {"certificate": certificate, "value": region.get("value")}}}

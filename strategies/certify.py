@@ -43,7 +43,7 @@ STEPS = 20
 HEADROOM = 1.25
 """Audits in the first set of the order, in what is needed where no suggestion is wrong."""
 MIXTURE = 4.0
-"""The mixture expects a ``MIXTURE``-th of the tolerated errors; it decides about power, not validity."""
+"""Errors are expected to be a ``MIXTURE``-th of those tolerated; it decides about power, not validity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +232,12 @@ def certify(rungs: Sequence[Rung], confidences: Array, wrong: Array, confidence:
 
 
 def overall_error(accepted: int, bound: float, human: int, human_error: float = 0.0) -> float:
-    """Return the bound for all labels: (bound · accepted + human_error · human) / (accepted + human)."""
-    return (bound * accepted + human_error * human) / max(accepted + human, 1)
+    """Return the bound for all labels, people's and the machine's together.
+
+    People's own are right, or wrong in ``human_error`` of all cases. ``bound`` compares the machine with
+    people's answers, so where these err the machine's labels may be wrong as often on top of it.
+    """
+    return bound * accepted / max(accepted + human, 1) + human_error
 
 
 def _check(wrong: int, audited: int, population: int | None, confidence: float) -> None:

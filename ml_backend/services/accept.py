@@ -28,7 +28,7 @@ def accept_predictions(
     studio: LabelStudio,
     spec: LabelSpec,
     suggestions: Sequence[tuple[TaskId, Suggestion]],
-    certificate: int,
+    certificate: str,
     progress: Progress = _nothing,
 ) -> int:
     """Write predictions of the certificate's own version, with the mark; returns how many were new.
@@ -58,7 +58,7 @@ def accept_annotations(
     ref: ProjectRef,
     studio: LabelStudio,
     tasks: Sequence[TaskId],
-    certificate: int,
+    certificate: str,
     progress: Progress = _nothing,
 ) -> int:
     """Make annotations of the certificate's predictions of these tasks; returns how many were made.

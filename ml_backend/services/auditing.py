@@ -18,12 +18,10 @@ from ml_backend.label_config import parse_label_config
 from ml_backend.ports import Artifacts, Features, Index, State
 from ml_backend.services.live import LivePool
 from ml_backend.services.suggest import suggest
-from strategies.certify import audits_needed
+from strategies.certify import MIXTURE, audits_needed
 
 SHARE = 0.5
 """Share of what people are served that are audits."""
-FEW = 0.1
-"""Errors that planning expects, in what is tolerated."""
 LARGEST_RESERVE = 0.5
 MARGIN = 1.25
 """How much more than planned people may label before what is left can't be promised any more."""
@@ -66,7 +64,7 @@ def plan(confidences: Array, error: float, confidence: float, share: float) -> t
     size = good if good >= total / 10 else max(total // 2, 1)
     count, reserve = 0, 0.0
     for _ in range(3):
-        needed = audits_needed(error * (1 - reserve), confidence, error * FEW, size)
+        needed = audits_needed(error * (1 - reserve), confidence, error / MIXTURE, size)
         count = min(total, math.ceil((needed or size) * total / size))
         reserve = min(LARGEST_RESERVE, MARGIN * count / share / total)
     return count, reserve

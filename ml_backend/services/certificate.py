@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from ml_backend.domain import Annotation, LabelState, Suggestion, TaskId
 from ml_backend.draw import Draw
-from ml_backend.services.auditing import FEW
 from ml_backend.services.labels import settle_all
-from strategies.certify import Certificate, Tested, audits_needed, certify, ladder, overall_error
+from strategies.certify import MIXTURE, Certificate, Tested, audits_needed, certify, ladder, overall_error
 
 LONGEST = 60.0
 """Seconds that one answer counts at most: what is longer was a break."""
@@ -28,7 +27,8 @@ class Standing:
     a rate of ``bound``. ``more``: audits still to be answered until the next set is certified if errors come
     as they came so far, None where too many were wrong. ``overdrawn``: sets are certified, but people have
     labelled so much of them that the bound for what is left is above the target. ``overall`` bounds the
-    error of all labels, people's and the machine's. ``seconds``: mean time of an answer, 0 where unknown.
+    error of people's ``human`` labels and the rest together; ``earlier`` labels that were taken over under
+    other certificates are not in it. ``seconds``: mean time of an answer, 0 where unknown.
     """
 
     draw: Draw
@@ -36,6 +36,7 @@ class Standing:
     audited: int
     waiting: int
     human: int
+    earlier: int
     accepted: Tested | None
     rest: npt.NDArray[np.int64]
     wrong: int
@@ -79,6 +80,7 @@ def standing(
         most = tested.rung.tolerated - int((inside & by_people & (outcomes == 0)).sum())
         if 0 <= most <= target.error * len(left):
             accepted, wrong, rest = tested, most, left
+    frame = set(draw.tasks.tolist())
     human = sum(1 for state, _ in states.values() if state is LabelState.LABELLED)
     times = [min(a.lead_time, LONGEST) for a in annotations if a.lead_time and not a.machine]
     bound = wrong / len(rest) if len(rest) else 0.0
@@ -88,6 +90,7 @@ def standing(
         audited=audited,
         waiting=int(unanswered[: draw.count].sum()),
         human=human,
+        earlier=len({task for task, (state, _) in states.items() if state is LabelState.MACHINE} - frame),
         accepted=accepted,
         rest=rest,
         wrong=wrong,
@@ -120,7 +123,7 @@ def _more(draw: Draw, failed: Tested | None) -> int | None:
         return 0
     target, rung = draw.target, failed.rung
     error = target.error * (1 - target.reserve)
-    expected = max(error * FEW, failed.wrong / max(failed.audited, 1))
+    expected = (failed.wrong + 1) / (failed.audited + MIXTURE / error)  # a few audits prove nothing
     needed = audits_needed(
         error, target.confidence, expected, rung.size, audited=failed.audited, wrong=failed.wrong
     )

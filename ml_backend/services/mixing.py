@@ -23,6 +23,9 @@ class Mixing:
         self._share = 0.0 if draw is None else draw.share
         self._coin = random.Random(None if draw is None else draw.seed)
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def due(self, live: LivePool, available: npt.NDArray[np.bool_]) -> TaskId | None:
         """The audit that comes next if one is due now; ``available`` (n,) rows may be served."""
         while self._waiting and not _is_open(live, self._waiting[-1]):

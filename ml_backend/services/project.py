@@ -235,6 +235,7 @@ class Project:
             "project": self.ref.id,
             "strategy": self.queue.strategy,
             "fallback": self.queue.fallback,
+            "audits": len(self.queue.mixing),
             "window": len(self.queue.window.open(live)),
             "next": {str(who): chain.next for who, chain in list(self.queue.chains.items())},
             **live.counts(),

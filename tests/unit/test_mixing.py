@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import redis
 
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import AnnotationId, TaskId
@@ -131,6 +132,18 @@ def test_audits_are_forgotten_once_answered_and_found_again_after_a_reload(world
     world.studio.closed.discard(AUDITS[0])
     world.project.reload()
     assert world.answer(TaskId(7)).task == AUDITS[0]
+
+
+def test_a_lost_redis_loses_no_draw(world: World, redis_url: str) -> None:
+    drawn(world, AUDITS)
+    tasks = world.state.tasks(world.ref)
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    world.state.set_options(world.ref, label_config=world.config, strategy=world.strategy)
+    world.state.set_tasks(world.ref, tasks)  # as rush sync does
+    world.project.reload()
+    assert world.project.report()["audits"] == len(AUDITS)
+    assert world.answer(TaskId(1)).task == AUDITS[0]
 
 
 def test_a_draw_freezes_every_open_task_in_random_order(world: World) -> None:

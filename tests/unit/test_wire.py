@@ -289,7 +289,7 @@ def test_the_image_is_a_text_or_the_first_of_a_list(value: Any, address: str) ->
 
 
 def marked(labels: tuple[str, ...] = ("cat",)) -> list[dict[str, Any]]:
-    return mark(result(SPEC, Suggestion(labels, 0.9)), 3)
+    return mark(result(SPEC, Suggestion(labels, 0.9)), "3.ab")
 
 
 def test_what_a_machine_made_says_so_until_a_person_changes_it() -> None:
