@@ -18,6 +18,7 @@ from rich.markup import escape
 
 import strategies
 from ml_backend.bootstrap import Parts
+from ml_backend.certify_cli import audit, certify
 from ml_backend.errors import BadRequest, RushError
 from ml_backend.progress import show_report, show_step, stages
 from ml_backend.services.doctor import Finding
@@ -49,8 +50,10 @@ class Group(click.Group):
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="label-studio-rush")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Rush for Label Studio: suggests labels, orders the queue, learns while you label."""
+    context.obj = _parts
 
 
 def _parts(*, logs: bool = False) -> Parts:
@@ -281,6 +284,10 @@ def demo(data: Path | None, folder: Path, port: int) -> None:
     from ml_backend.demo import demo as run
 
     run(data, folder, console, port)
+
+
+main.add_command(audit)
+main.add_command(certify)
 
 
 if __name__ == "__main__":

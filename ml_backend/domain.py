@@ -17,16 +17,23 @@ ContentKey = NewType("ContentKey", str)
 MODEL_VERSION = "rush"
 """Backend title, prediction ``model_version`` and ``/setup`` answer: all three must be equal, for ever."""
 
+CERTIFIED_VERSION = "rush-certified"
+"""``model_version`` of suggestions that were taken over; ``-`` and the certificate's name follow."""
+
 SPACE_DIM = 64
 """Dimensions of both embedding spaces, raw (PCA of the backbone's features) and head (learned)."""
 
 
 class LabelState(IntEnum):
-    """Where a task stands; stored in the index as the integer payload ``state``."""
+    """Where a task stands; stored in the index as the integer payload ``state``.
+
+    MACHINE: closed by an annotation that a certificate made. It teaches nothing and counts as nobody's label.
+    """
 
     OPEN = 0
     LABELLED = 1
     SKIPPED = 2
+    MACHINE = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ class LabelSpec:
 
 @dataclass(frozen=True, slots=True)
 class Annotation:
-    """One person's answer for one task; ``skipped`` is Label Studio's ``was_cancelled``."""
+    """One person's answer for one task, or the ``machine``'s; ``skipped`` is ``was_cancelled``."""
 
     id: AnnotationId
     task: TaskId
@@ -67,6 +74,7 @@ class Annotation:
     lead_time: float | None = None
     created_at: str = ""
     suggested: PredictionId | None = None
+    machine: bool = False
 
 
 @dataclass(frozen=True, slots=True)

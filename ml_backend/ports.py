@@ -16,6 +16,7 @@ from ml_backend.domain import (
     TaskId,
     TaskRecord,
 )
+from ml_backend.draw import Draw
 from ml_backend.generation import Array, Floats, Generation, Head, Projection
 
 
@@ -166,7 +167,7 @@ class Projector(Protocol):
 
 
 class Artifacts(Protocol):
-    """Published generations and projections of projects, as files; publishing is atomic."""
+    """Published generations, projections and draws of projects, as files; publishing is atomic."""
 
     def generation(self, project: ProjectRef) -> Generation | None: ...
 
@@ -178,6 +179,11 @@ class Artifacts(Protocol):
     def projection(self, project: ProjectRef) -> Projection | None: ...
 
     def publish_projection(self, project: ProjectRef, projection: Projection) -> None: ...
+
+    def draw(self, project: ProjectRef) -> Draw | None:
+        """The current draw of audits; kept as files: neither Label Studio nor State can make it anew."""
+
+    def publish_draw(self, project: ProjectRef, draw: Draw) -> None: ...
 
 
 class State(Protocol):
@@ -239,7 +245,7 @@ class State(Protocol):
     def set_keys(self, keys: Mapping[str, ContentKey]) -> None: ...
 
     def publish(self, project: ProjectRef, event: str, **fields: Any) -> None:
-        """Tell every process that something changed: ingested, generation, projection, synced, strategy."""
+        """Tell every process what changed: ingested, generation, projection, synced, strategy, audits."""
 
     def listen(self, timeout: float) -> Iterator[tuple[ProjectRef, str, dict[str, Any]]]:
         """Events as they come; ends after ``timeout`` seconds without one."""

@@ -21,6 +21,7 @@ from ml_backend.domain import (
     TaskId,
 )
 from ml_backend.errors import BadRequest
+from ml_backend.marker import is_marked
 
 M = TypeVar("M", bound=BaseModel)
 _FAR = 2.0**40
@@ -190,6 +191,7 @@ def annotation(body: Any, from_name: str | None = None) -> Annotation:
         lead_time=row.lead_time,
         created_at=row.created_at,
         suggested=None if row.parent_prediction is None else PredictionId(row.parent_prediction),
+        machine=not row.was_cancelled and is_marked(row.result),
     )
 
 

@@ -207,6 +207,7 @@ class World:
         known = {task: key_of(task) if self.embedded else ContentKey("") for task in self.tasks}
         self.state.set_tasks(self.ref, known)
         settings = Settings(_env_file=None, window=self.window, sync_seconds=0)
+        self.features = features
         self.backend = Backend(
             settings,
             self.state,

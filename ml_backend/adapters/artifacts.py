@@ -1,4 +1,4 @@
-"""Generations and projections as files: published whole or not at all, read while the next one is written.
+"""Generations, projections and draws as files: published whole or not at all, read while the next is written.
 
 Each is a folder of one JSON manifest and one .npz without pickles. A pointer file names the current folder
 and is replaced in one step after the folder is on disk, so that a writer that dies at any moment leaves
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from ml_backend.domain import ProjectRef
+from ml_backend.draw import Draw
 from ml_backend.errors import StoreError
 from ml_backend.generation import Array, Generation, Head, Pca, Projection
 
@@ -100,6 +101,15 @@ class FileArtifacts:
         """Make this the current projection; on return it is on disk."""
         arrays = {name: np.asarray(getattr(projection, name)) for name in MAP}
         self._publish(project, "projection", {"number": projection.generation}, arrays)
+
+    def draw(self, project: ProjectRef) -> Draw | None:
+        """Return the current draw of audits, None before the first."""
+        found = self._read(project, "draw")
+        return None if found is None else Draw.of(*found)
+
+    def publish_draw(self, project: ProjectRef, draw: Draw) -> None:
+        """Make this the current draw; on return it is on disk."""
+        self._publish(project, "draw", draw.facts(), draw.arrays())
 
     def _folder(self, project: ProjectRef, kind: str) -> Path:
         return self._root / project.slug / kind

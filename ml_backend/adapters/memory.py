@@ -115,6 +115,9 @@ class MemoryArtifacts:
     def projection(self, project: ProjectRef) -> Projection | None:
         return self._projection
 
+    def draw(self, project: ProjectRef) -> None:
+        return None  # nobody audits a simulation
+
     def publish_projection(self, project: ProjectRef, projection: Projection) -> None:
         self._projection = projection
 

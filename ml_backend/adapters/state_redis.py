@@ -286,7 +286,7 @@ def _entry(project: ProjectRef) -> str:
 
 def _text(a: Annotation) -> str:
     return json.dumps(
-        [a.id, a.task, a.annotator, a.labels, a.skipped, a.lead_time, a.created_at, a.suggested]
+        [a.id, a.task, a.annotator, a.labels, a.skipped, a.lead_time, a.created_at, a.suggested, a.machine]
     )
 
 

@@ -22,7 +22,7 @@ def handle(project: Project, event: Event) -> None:
                 "project %s: task %s %s by %s, next %s, %.0f ms",
                 project.ref.id,
                 annotation.task,
-                "skipped" if annotation.skipped else "labelled",
+                "taken over" if annotation.machine else "skipped" if annotation.skipped else "labelled",
                 annotation.annotator,
                 move.task if move else "none",
                 1000 * (time.perf_counter() - began),

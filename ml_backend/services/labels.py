@@ -8,11 +8,16 @@ from ml_backend.domain import Annotation, LabelState, TaskId
 
 
 def settle(annotations: Iterable[Annotation]) -> tuple[LabelState, tuple[str, ...]]:
-    """One task's state and labels: the newest answer counts, a skip only where nobody answered."""
+    """One task's state and labels: people's newest answer counts, then the machine's, then a skip.
+
+    What the machine answered is no label: nothing may learn from it.
+    """
     found = list(annotations)
-    answered = [annotation for annotation in found if not annotation.skipped]
+    answered = [annotation for annotation in found if not annotation.skipped and not annotation.machine]
     if answered:
         return LabelState.LABELLED, max(answered, key=lambda a: (a.created_at, a.id)).labels
+    if any(annotation.machine for annotation in found):
+        return LabelState.MACHINE, ()
     return (LabelState.SKIPPED if found else LabelState.OPEN), ()
 
 

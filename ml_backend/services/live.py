@@ -56,6 +56,7 @@ class LivePool:
         self.annotations: dict[AnnotationId, Annotation] = {}
         self.of_task: dict[TaskId, set[AnnotationId]] = {}
         self._indexed: tuple[Array, Array] = (np.empty(0, np.int64), np.empty(0, np.int8))
+        self.hidden: frozenset[TaskId] = frozenset()  # tasks whose suggestion nobody is to see
         self.version = 0
         """Grows with every change that an order may depend on."""
 
@@ -276,6 +277,7 @@ class LivePool:
             "embedded": int((self.known & alive).sum()),
             "labelled": int((self.states == LabelState.LABELLED).sum()),
             "skipped": int((self.states == LabelState.SKIPPED).sum()),
+            "machine": int((self.states == LabelState.MACHINE).sum()),
             "open": int((self.states == LabelState.OPEN).sum()),
         }
 

@@ -16,6 +16,7 @@ from ml_backend.label_config import parse_label_config
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
 from ml_backend.services.live import LivePool
 from ml_backend.services.look_ahead import look_ahead
+from ml_backend.services.mixing import Mixing
 from ml_backend.services.pace import pace
 from ml_backend.services.placement import Placement
 from ml_backend.services.queue import Move, Queue
@@ -105,9 +106,17 @@ class Project:
                 self.live = fresh
                 self.queue.window.load(ref)
             self.queue.strategy = self._strategy(options)
+            self._mix()
             if generation is not None:
                 labels = int(generation.manifest.get("labels", 0))
                 self._trained_labels = max(self._trained_labels, labels)
+
+    def _mix(self) -> None:
+        """Take the current draw of audits into the queue."""
+        draw = self.backend.artifacts.draw(self.ref)
+        with self.queue.lock:
+            self.queue.mixing = Mixing(draw)
+            self.live.hidden = frozenset(draw.audits if draw is not None and draw.hidden else ())
 
     @property
     def spec(self) -> LabelSpec:
@@ -119,7 +128,8 @@ class Project:
     def annotated(self, annotation: Annotation, task: Task | None = None) -> Move | None:
         """Someone submitted, changed or skipped: note it and put what comes next in front."""
         state = self.backend.state
-        state.note_submit(self.ref)
+        if not annotation.machine:
+            state.note_submit(self.ref)
         if not self.live.has(annotation.task):
             self.created([task or Task(annotation.task, {})])
         with self._events:
@@ -127,6 +137,8 @@ class Project:
             live = self.live
             again = live.answered_by(annotation.task, annotation.annotator)
             self._change(lambda pool: pool.apply(annotation))
+        if annotation.machine:
+            return None  # nobody waits for a next one
         return self.queue.advance(live, annotation, self.backend.studio, again=again)
 
     def _change(self, change: Callable[[LivePool], object]) -> None:
@@ -192,6 +204,9 @@ class Project:
             }
             self._add(keys)
             return
+        if event == "audits":
+            self._mix()
+            return
         before = self.queue.strategy
         if event == "strategy":
             self.queue.strategy = self._strategy(self.backend.state.options(self.ref))
@@ -224,6 +239,7 @@ class Project:
             "project": self.ref.id,
             "strategy": self.queue.strategy,
             "fallback": self.queue.fallback,
+            "audits": len(self.queue.mixing),
             "window": len(self.queue.window.open(live)),
             "next": {str(who): chain.next for who, chain in list(self.queue.chains.items())},
             **live.counts(),

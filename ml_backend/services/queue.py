@@ -25,6 +25,7 @@ from ml_backend.domain import (
 from ml_backend.generation import Array, Floats, Generation
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.live import LivePool
+from ml_backend.services.mixing import Mixing
 from ml_backend.services.pace import cost_model, seconds_per_image
 from ml_backend.services.suggest import all_probabilities, suggest
 from ml_backend.services.window import Window
@@ -46,7 +47,8 @@ PROMISED_SECONDS = 600.0
 class ChainOf:
     """What one annotator labels one after the other, newest first, and what was promised as the next.
 
-    ``ahead`` is the promised task whose acceptance was prepared for (see ``look_ahead``).
+    ``ahead`` is the promised task whose acceptance was prepared for (see ``look_ahead``); ``audit`` is the
+    last task that was put in between: no link of the chain.
     """
 
     history: list[TaskId] = field(default_factory=list)
@@ -54,6 +56,7 @@ class ChainOf:
     next: TaskId | None = None
     since: float = 0.0
     ahead: TaskId | None = None
+    audit: TaskId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Queue:
         self.size, self.strategy = size, strategy
         self.window = Window(state)
         self.chains: dict[int, ChainOf] = {}
+        self.mixing = Mixing()
         self.ranking: list[TaskId] = []
         self.fallback: str | None = None
         self.ranked: tuple[str, int] = ("", -1)
@@ -111,11 +115,19 @@ class Queue:
         if again and chain.next is not None and self.is_open(live, chain.next):
             return chain.next  # the same event once more, or a change of an earlier answer
         available = self.available(live, annotation.annotator)
-        row = self._follow(live, chain, annotation, available)
+        between = annotation.task == chain.audit
+        if between:  # the chain goes on from where it was
+            history = [live.row_of[task] for task in chain.history if task in live.row_of]
+            row = self.step(live, available, history[0], history[1:], live.answers) if history else None
+        else:
+            row = self._follow(live, chain, annotation, available)
         chosen = TaskId(int(live.ids[row])) if row is not None else None
-        if chosen is None:
+        if chosen is None and not between:
             labelled = live.states[live.row_of[annotation.task]] == LabelState.LABELLED
             chain.history = [annotation.task] if labelled else []
+        if (audit := self.mixing.due(live, available)) is not None:
+            chain.audit = chosen = audit
+        elif chosen is None:
             chosen = self.top(live, available)
         chain.source, chain.next, chain.since = annotation.id, chosen, time.monotonic()
         return chosen

@@ -40,25 +40,28 @@ def all_probabilities(pool: LivePool, wanted: Mask) -> Floats | None:
     return full
 
 
-def suggest(pool: LivePool, rows: Sequence[int]) -> list[Suggestion]:
-    """One suggestion per row, in order; empty where the image is not embedded or nothing is labelled."""
+def suggest(pool: LivePool, rows: Sequence[int], *, bulk: bool = False) -> list[Suggestion]:
+    """One suggestion per row, in order; empty where the image is not embedded or nothing is labelled.
+
+    Empty as well for what is hidden. ``bulk``: never ask the index.
+    """
     if not rows:
         return []
-    known = [row for row in rows if pool.known[row]]
-    probabilities, space = _probabilities(pool, known)
+    known = [row for row in rows if pool.known[row] and int(pool.ids[row]) not in pool.hidden]
+    probabilities, space = _probabilities(pool, known, bulk=bulk)
     if probabilities is None:
         return [EMPTY] * len(rows)
     ready = dict(zip(known, (_suggestion(pool, p, space) for p in probabilities), strict=True))
     return [ready.get(row, EMPTY) for row in rows]
 
 
-def _probabilities(pool: LivePool, rows: Rows) -> tuple[Floats | None, str]:
+def _probabilities(pool: LivePool, rows: Rows, *, bulk: bool) -> tuple[Floats | None, str]:
     generation = pool.generation
     if generation is None or pool.probabilities is None:
-        return _votes(pool, rows, "raw"), "raw"
+        return _votes(pool, rows, "raw", bulk=bulk), "raw"
     how = generation.suggester
     space = "head" if how == "knn-head" or (how == "blend" and pool.space == "head") else "raw"
-    votes = None if how == "head" else _votes(pool, rows, space)
+    votes = None if how == "head" else _votes(pool, rows, space, bulk=bulk)
     if how in ("knn-raw", "knn-head"):
         return votes, space
     head = _head(pool, rows)

@@ -12,7 +12,15 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ml_backend.domain import LabelState, PredictionId, ProjectRef, Suggestion, TaskId
+from ml_backend.domain import (
+    MODEL_VERSION,
+    LabelState,
+    PredictionId,
+    PredictionRow,
+    ProjectRef,
+    Suggestion,
+    TaskId,
+)
 from ml_backend.errors import NotFound, RushError
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.live import LivePool
@@ -144,7 +152,7 @@ class Window:
         shown, score, number = result(live.spec, suggestion), place.score, place.prediction
         awaited = not number and task in self._pending
         if awaited:
-            number = next((p.id for p in studio.predictions(live.ref.id, [task])), number)
+            number = next((p.id for p in _ours(studio, live, [task])), number)
         if number:
             try:
                 studio.update_prediction(number, score, shown)
@@ -200,7 +208,7 @@ class Window:
             return
         late = time.monotonic() - ARRIVAL_SECONDS
         found: dict[TaskId, list[PredictionId]] = {}
-        for row in studio.predictions(live.ref.id, tasks):
+        for row in _ours(studio, live, tasks):
             found.setdefault(row.task, []).append(row.id)
         rows: dict[TaskId, tuple[PredictionId, float]] = {}
         lost: list[TaskId] = []
@@ -223,6 +231,12 @@ class Window:
             self.state.drop_window(live.ref, lost)
         for number in surplus:
             studio.delete_prediction(number)
+
+
+def _ours(studio: LabelStudio, live: LivePool, tasks: Sequence[TaskId]) -> list[PredictionRow]:
+    """The queue's rows of these tasks; those of other versions, certified suggestions too, are none."""
+    rows = studio.predictions(live.ref.id, tasks)
+    return [row for row in rows if row.model_version == MODEL_VERSION]
 
 
 def _is_open(live: LivePool, task: TaskId) -> bool:

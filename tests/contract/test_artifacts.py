@@ -11,6 +11,7 @@ import pytest
 
 from ml_backend.adapters.artifacts import FileArtifacts
 from ml_backend.domain import SPACE_DIM, ProjectRef
+from ml_backend.draw import Draw, Target
 from ml_backend.errors import StoreError
 from ml_backend.generation import Generation, Head, Pca, Projection
 
@@ -88,6 +89,22 @@ def test_a_projection_comes_back_beside_the_generation_and_per_project(tmp_path)
     np.testing.assert_array_equal(found.xy, projection(3).xy)
     assert artifacts.generation_number(REF) == 4
     assert artifacts.projection(ProjectRef(REF.origin, 4)) is None
+
+
+def test_a_draw_comes_back_as_it_was(tmp_path):
+    artifacts = FileArtifacts(tmp_path)
+    assert artifacts.draw(REF) is None
+    wanted = Draw(
+        3, "2026-01-01", 2**62 + 1, 7, Target(0.01, 0.95, 0.2), 5, 6, 0.5, True, (("a", "b"), ("ü",)),
+        np.arange(9), np.zeros(9, np.int32), np.linspace(0, 1, 9, dtype=np.float32),
+    )  # fmt: skip
+    artifacts.publish_draw(REF, wanted)
+    found = FileArtifacts(tmp_path).draw(REF)
+    assert found.facts() == wanted.facts()
+    assert found.audits == [0, 1, 2, 3, 4, 5]
+    for name, array in wanted.arrays().items():
+        np.testing.assert_array_equal(found.arrays()[name], array)
+        assert found.arrays()[name].dtype == array.dtype
 
 
 def test_an_empty_projection_comes_back(tmp_path):

@@ -98,6 +98,7 @@ def test_an_annotation_that_moved_to_another_task_goes_with_that_task(state: Sta
             lead_time=st.none() | st.floats(0, 1e6),
             created_at=st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
             suggested=st.none() | st.integers(1, 2**40).map(PredictionId),
+            machine=st.booleans(),
         ),
         max_size=5,
         unique_by=lambda a: a.id,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_backend.adapters.features import FileFeatures
-from ml_backend.domain import SPACE_DIM, Annotation, AnnotationId, ProjectRef, TaskId
+from ml_backend.domain import SPACE_DIM, Annotation, AnnotationId, LabelState, ProjectRef, TaskId
 from ml_backend.generation import Generation, Head, Pca
 from ml_backend.label_config import parse_label_config
 from ml_backend.services.live import LivePool
@@ -46,11 +46,12 @@ def seen(live: LivePool) -> dict[int, object]:
     }
 
 
-# (annotation, labels, skipped); annotation n belongs to task n % COUNT + 1
+# (annotation, labels, skipped, machine-made); annotation n belongs to task n % COUNT + 1
 answers = st.tuples(
     st.just("answer"),
     st.integers(0, 11),
     st.lists(st.sampled_from(["a", "b", "c", "vanished"]), max_size=3, unique=True),
+    st.booleans(),
     st.booleans(),
 )
 events = st.lists(
@@ -73,10 +74,10 @@ def test_any_sequence_of_events_ends_like_a_fresh_load(
     live.add(TASKS, features, None)
     for kind, number, *rest in events:
         if kind == "answer":
-            labels, skipped = rest
-            note = Annotation(
-                AnnotationId(number), TaskId(number % COUNT + 1), 1, tuple(labels), skipped, created_at="t"
-            )
+            labels, skipped, machine = rest
+            task = TaskId(number % COUNT + 1)
+            made = {"created_at": "t", "machine": machine}
+            note = Annotation(AnnotationId(number), task, 1, tuple(labels), skipped, **made)
             live.apply(note)
             if note.task in tasks:
                 truth[note.id] = note
@@ -109,6 +110,20 @@ def test_a_pool_that_grew_equals_one_built_at_once(
     whole.add(TASKS, features, None, index=False)
     whole.build_index()
     assert seen(grown) == seen(whole)
+
+
+def test_what_a_machine_made_closes_its_task_and_teaches_nothing(features: FileFeatures) -> None:
+    live = pool(CONFIG)
+    live.add(TASKS, features, None)
+    live.apply(Annotation(AnnotationId(1), TaskId(1), 1, ("a",), machine=True))
+    assert not live.open()[live.row_of[TaskId(1)]]
+    assert (live.labels_of(live.row_of[TaskId(1)]), live.index.state[1]) == ((), LabelState.MACHINE)
+    assert (live.counts()["labelled"], live.counts()["machine"]) == (0, 1)
+    live.apply(Annotation(AnnotationId(2), TaskId(1), 2, ("b",)))
+    assert live.labels_of(live.row_of[TaskId(1)]) == ("b",)
+    live.forget([AnnotationId(2)])
+    live.forget([AnnotationId(1)])
+    assert live.counts()["open"] == COUNT
 
 
 def test_a_deleted_task_that_comes_back_is_open_and_found_again(features: FileFeatures) -> None:

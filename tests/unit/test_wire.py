@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ml_backend.domain import MODEL_VERSION, Annotation, LabelSpec, PredictionId, Suggestion, Task, TaskId
 from ml_backend.errors import BadRequest
 from ml_backend.label_config import parse_label_config
+from ml_backend.marker import is_marked, mark
 from ml_backend.wire import (
     Event,
     PredictJson,
@@ -285,3 +286,30 @@ def test_the_key_that_an_import_left_in_the_meta_is_found() -> None:
 )
 def test_the_image_is_a_text_or_the_first_of_a_list(value: Any, address: str) -> None:
     assert image_of(Task(TaskId(1), {"image": value}), SPEC) == address
+
+
+def marked(labels: tuple[str, ...] = ("cat",)) -> list[dict[str, Any]]:
+    return mark(result(SPEC, Suggestion(labels, 0.9)), "3.ab")
+
+
+def test_what_a_machine_made_says_so_until_a_person_changes_it() -> None:
+    body = {"id": 1, "task": 2, "completed_by": 1, "result": marked()}
+    found = annotation(body)
+    assert found.machine
+    assert found.labels == ("cat",)
+    assert annotation(json.loads(json.dumps(body))).machine
+    body["result"][0]["value"] = {"choices": ["dog"]}
+    assert not annotation(body).machine
+    assert not annotation({**body, "result": result(SPEC, Suggestion(("cat",), 0.9))}).machine
+    assert not annotation({**body, "result": marked(), "was_cancelled": True}).machine
+    assert not annotation({**body, "result": []}).machine
+
+
+words = st.sampled_from(["meta", "rush", "certificate", "value", "choices"])
+junk = st.recursive(st.none() | st.integers() | st.text(), lambda x: st.dictionaries(words, x), max_leaves=6)
+
+
+@given(st.lists(junk, max_size=3))
+def test_nothing_makes_the_mark_s_reader_fall_over(regions: list[Any]) -> None:
+    assert is_marked(regions) in (True, False)
+    assert is_marked([*regions, {"type": "choices"}]) is False

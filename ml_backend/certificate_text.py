@@ -1,0 +1,133 @@
+"""What audits and certificates say in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from rich.console import Console
+
+from ml_backend.draw import Draw
+from ml_backend.errors import BadRequest
+from ml_backend.services.certificate import Standing
+from strategies.certify import audits_needed
+
+
+def show_draw(draw: Draw, project: int, console: Console) -> None:
+    """Say what was drawn."""
+    shown = "without" if draw.hidden else "with"
+    console.print(
+        f"Draw {draw.number}: {draw.count} of {len(draw)} open images are audits, in random order. About "
+        f"{percent(draw.share)} of what people see are audits, {shown} their suggestions, until they are "
+        f"done.\nTarget: at most {percent(draw.target.error)} wrong, with {percent(draw.target.confidence)} "
+        f"confidence. It and the suggestions of generation {draw.generation} are fixed from now on.\n"
+        f"Next: label as usual, and look at any time with rush certify --project {project}",
+        highlight=False,
+    )
+    if draw.count > len(draw) / 2:
+        console.print(
+            "[yellow]That is more than half of them:[/] for so few images this target takes nearly as many "
+            "audits as labelling them all would. A larger --error takes fewer.",
+            highlight=False,
+        )
+
+
+def show_need(project: int, images: int, error: float, confidence: float, console: Console) -> None:
+    """Say what a certificate would take where no audit was drawn yet."""
+    console.print(f"No audits were drawn in project {project} yet, so nothing is certified.", highlight=False)
+    for size, name in ((images, f"all {images} open images"), (images // 2, "the surer half of them")):
+        flawless = audits_needed(error, confidence, 0.0, size) if size else None
+        typical = audits_needed(error, confidence, error / 4, size) if size else None
+        if flawless is None or typical is None:
+            console.print(f"{name}: too few to certify {percent(error)}.", highlight=False)
+            continue
+        console.print(
+            f"To take over {name} with at most {percent(error)} wrong: {flawless} audits among them if all "
+            f"suggestions are right, about {typical} if {percent(error / 4)} are wrong.",
+            highlight=False,
+        )
+    console.print(
+        f"Draw them with: rush audit --project {project} --error {error:g} --confidence {confidence:g}",
+        highlight=False,
+    )
+
+
+def check_target(draw: Draw, error: float | None, confidence: float | None) -> None:
+    """Refuse another target than that of the draw: chosen after answers were seen it would mean nothing."""
+    for name, wanted, fixed in (
+        ("error", error, draw.target.error),
+        ("confidence", confidence, draw.target.confidence),
+    ):
+        if wanted is not None and wanted != fixed:
+            raise BadRequest(
+                f"--{name} {wanted:g} is not what draw {draw.number} was made for ({fixed:g}).",
+                "A target that is chosen after answers were seen is no guarantee. Leave it out, or draw anew "
+                "with rush audit.",
+            )
+
+
+def show_standing(found: Standing, project: int, human_error: float, console: Console) -> None:
+    """Say what may be taken over now, or what is lacking and how long that takes."""
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False)
+
+    draw, target, tested = found.draw, found.draw.target, found.accepted
+    say(
+        f"Draw {draw.number} of {draw.made}: {found.audited} audits answered in order, {found.waiting} of "
+        f"{draw.count} waiting; target {percent(target.error)} wrong with {percent(target.confidence)}."
+    )
+    if tested is not None:
+        say(
+            f"[green]{len(found.rest)} images can be taken over now[/]: those with confidence "
+            f"{tested.rung.threshold:.3f} or more. With {percent(target.confidence)} confidence at most "
+            f"{found.wrong} of these labels are wrong ({percent(found.bound)}). "
+            f"{tested.wrong} of {tested.audited} audits among them were."
+        )
+        add = f", counting people as wrong in {percent(human_error)}" if human_error else ""
+        say(f"With people's {found.human} labels that is at most {percent(found.overall)} of all{add}.")
+        if found.earlier:
+            say(f"{found.earlier} labels of earlier certificates are not in that figure.")
+        say(f"Take over: rush certify --project {project} --accept. Take back: --revert.")
+    elif found.overdrawn:
+        say(
+            "[yellow]Certified, but people have labelled so many of these images that what is left could be "
+            "worse than the target.[/]"
+        )
+        say(f"Draw anew from what is left: rush audit --project {project} --error {target.error:g}")
+        return
+    else:
+        say("[yellow]Nothing can be taken over yet.[/]")
+    _show_more(found, project, say)
+
+
+def _show_more(found: Standing, project: int, say: Callable[[str], None]) -> None:
+    draw, failed = found.draw, found.certificate.failed
+    if failed is None:
+        say("Every image of the draw is certified.")
+        return
+    what = f"the {failed.rung.size} images with confidence {failed.rung.threshold:.3f} or more"
+    so_far = f"{failed.wrong} of {failed.audited} audits among them wrong so far"
+    if found.more is None:
+        say(
+            f"More audits won't certify {what} ({so_far}): label more, wait for the next generation, then "
+            f"draw anew: rush audit --project {project} --error {draw.target.error:g}"
+        )
+        return
+    lacking = max(0, found.more - found.waiting)
+    time = (
+        f", about {duration(found.more / draw.share * found.seconds)} of labelling" if found.seconds else ""
+    )
+    say(f"For {what} it takes about {found.more} more audits{time} ({so_far}).")
+    if lacking:
+        say(f"{lacking} of them are not asked for yet: rush audit --project {project} --more {lacking}")
+
+
+def percent(share: float) -> str:
+    """0.0125 → "1.25 %"."""
+    return f"{100 * share:.3g} %"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, rounded up."""
+    minutes = max(1, round(seconds / 60 + 0.499))
+    return f"{minutes} minute{'s' if minutes > 1 else ''}" if minutes < 90 else f"{minutes / 60:.1f} hours"

@@ -1,0 +1,98 @@
+"""``rush audit`` and ``rush certify``: the machine labels what a random audit proves it good enough for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import click
+from rich.console import Console
+
+from ml_backend.bootstrap import Parts
+from ml_backend.errors import BadRequest
+from ml_backend.progress import stages
+
+console = Console(stderr=True)
+
+
+@click.command()
+@click.option("--project", type=int, required=True, help="Id of the Label Studio project.")
+@click.option("--error", default=0.01, show_default=True, help="Share of machine labels that may be wrong.")
+@click.option("--confidence", default=0.95, show_default=True, help="How sure that is to be.")
+@click.option("--count", type=int, help="Number of audits; by default as many as it will probably take.")
+@click.option("--share", default=0.5, show_default=True, help="Share of what people see that are audits.")
+@click.option("--hide-suggestions", is_flag=True, help="Show audits without a suggestion, which may sway.")
+@click.option("--more", type=int, help="Ask for this many more audits of the current draw instead.")
+@click.pass_obj
+def audit(
+    parts_of: Callable[[], Parts],
+    project: int,
+    error: float,
+    confidence: float,
+    count: int | None,
+    share: float,
+    hide_suggestions: bool,
+    more: int | None,
+) -> None:
+    """Mix randomly drawn audits into the queue; what the model says of all open images is frozen."""
+    from ml_backend import certify_commands as run
+    from ml_backend.certificate_text import show_draw
+    from ml_backend.draw import Target
+
+    parts = parts_of()
+    with console.status("Noting what the model says of every open image …"):
+        if more is not None:
+            draw = run.more_audits(parts, project, more)
+        else:
+            target = Target(error, confidence)
+            draw = run.draw_audits(parts, project, target, count, share, hide_suggestions)
+    show_draw(draw, project, console)
+
+
+@click.command()
+@click.option("--project", type=int, required=True, help="Id of the Label Studio project.")
+@click.option("--error", type=float, help="Share of machine labels that may be wrong, as drawn for.")
+@click.option("--confidence", type=float, help="How sure that is to be, as drawn for.")
+@click.option("--human-error", default=0.0, help="Share of people's labels that are wrong, where known.")
+@click.option("--accept", "take", is_flag=True, help="Write what is certified into Label Studio.")
+@click.option(
+    "--as",
+    "kind",
+    type=click.Choice(["predictions", "annotations"]),
+    default="predictions",
+    show_default=True,
+)
+@click.option("--revert", "back", is_flag=True, help="Delete all that --accept ever wrote.")
+@click.pass_obj
+def certify(
+    parts_of: Callable[[], Parts],
+    project: int,
+    error: float | None,
+    confidence: float | None,
+    human_error: float,
+    take: bool,
+    kind: str,
+    back: bool,
+) -> None:
+    """Say how many images the machine may label with a proven error bound, and let it."""
+    from ml_backend import certify_commands as run
+    from ml_backend.certificate_text import check_target, show_need, show_standing
+
+    parts = parts_of()
+    if take and back:
+        raise BadRequest("--accept and --revert contradict each other.", "Give one of them.")
+    if back:
+        with stages(console) as progress:
+            annotations, predictions = run.revert(parts, project, progress)
+        console.print(f"{annotations} annotations and {predictions} predictions were taken back.")
+        return
+    draw = run.current_draw(parts, project)
+    if draw is None:
+        show_need(project, run.open_images(parts, project), error or 0.01, confidence or 0.95, console)
+        return
+    check_target(draw, error, confidence)
+    if not take:
+        show_standing(run.look(parts, project, draw, human_error), project, human_error, console)
+        return
+    with stages(console) as progress:
+        found, count = run.accept(parts, project, draw, kind, progress)
+    console.print(f"{count} of {len(found.rest)} certified images were written as {kind}.", highlight=False)

@@ -1,0 +1,91 @@
+"""A draw: the frame of a certificate, frozen before anybody was asked, in the random order of its audits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ml_backend.domain import TaskId
+
+ARRAYS = ("tasks", "suggested", "confidences")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be certified: at most ``error`` of what is taken over is wrong, with ``confidence``.
+
+    ``reserve``: share of the frame that people may come to label before the rest is taken over.
+    """
+
+    error: float
+    confidence: float
+    reserve: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Suggestions and confidences of all tasks that were open at one moment, in random order.
+
+    The first ``count`` tasks are the audits. ``planned`` is their number when the draw was made, which fixes
+    the order of testing; more may be asked for later, the next ones in the same order. ``share`` of what
+    people are served are audits, ``hidden``: without their suggestion. Target, suggestions and order never
+    change: a certificate is about them, whatever the model has learnt since.
+    """
+
+    number: int
+    made: str
+    seed: int
+    generation: int
+    target: Target
+    planned: int
+    count: int
+    share: float
+    hidden: bool
+    answers: tuple[tuple[str, ...], ...]
+    """Every different suggestion."""
+    tasks: npt.NDArray[np.int64]  # (N,)
+    suggested: npt.NDArray[np.int32]  # (N,) position in ``answers``
+    confidences: npt.NDArray[np.float32]  # (N,)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    @property
+    def certificate(self) -> str:
+        """A name that no other draw has, also where numbers begin anew because our files were lost."""
+        return f"{self.number}.{self.seed % 16**6:06x}"
+
+    @property
+    def audits(self) -> list[TaskId]:
+        """The tasks to audit, in order."""
+        return [TaskId(task) for task in self.tasks[: self.count].tolist()]
+
+    def facts(self) -> dict[str, Any]:
+        """Everything but the arrays, as JSON."""
+        return {
+            "number": self.number,
+            "made": self.made,
+            "seed": self.seed,
+            "generation": self.generation,
+            "target": [self.target.error, self.target.confidence, self.target.reserve],
+            "planned": self.planned,
+            "count": self.count,
+            "share": self.share,
+            "hidden": self.hidden,
+            "answers": [list(labels) for labels in self.answers],
+        }
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """The arrays by name."""
+        return {name: getattr(self, name) for name in ARRAYS}
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Draw:
+        """The draw that ``facts`` and ``arrays`` came from."""
+        labels = tuple(tuple(each) for each in facts["answers"])
+        rest: dict[str, Any] = {**facts, **{name: arrays[name] for name in ARRAYS}}
+        return cls(**{**rest, "target": Target(*facts["target"]), "answers": labels})

@@ -1,0 +1,130 @@
+"""What the audits of a draw certify by now, and what it would take to certify more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from ml_backend.domain import Annotation, LabelState, Suggestion, TaskId
+from ml_backend.draw import Draw
+from ml_backend.services.labels import settle_all
+from strategies.certify import MIXTURE, Certificate, Tested, audits_needed, certify, ladder, overall_error
+
+LONGEST = 60.0
+"""Seconds that one answer counts at most: what is longer was a break."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a draw stands.
+
+    ``accepted``: the largest certified set whose rest may be taken over, None so far where there is none.
+    ``rest``: positions in the draw that would be taken over; at most ``wrong`` of these labels are wrong,
+    a rate of ``bound``. ``more``: audits still to be answered until the next set is certified if errors come
+    as they came so far, None where too many were wrong. ``overdrawn``: sets are certified, but people have
+    labelled so much of them that the bound for what is left is above the target. ``overall`` bounds the
+    error of people's ``human`` labels and the rest together; ``earlier`` labels that were taken over under
+    other certificates are not in it. ``seconds``: mean time of an answer, 0 where unknown.
+    """
+
+    draw: Draw
+    certificate: Certificate
+    audited: int
+    waiting: int
+    human: int
+    earlier: int
+    accepted: Tested | None
+    rest: npt.NDArray[np.int64]
+    wrong: int
+    bound: float
+    more: int | None
+    overdrawn: bool
+    overall: float
+    seconds: float
+
+    def suggestion(self, position: int) -> tuple[TaskId, Suggestion]:
+        """The task at this position of the draw, and what is certified about it."""
+        labels = self.draw.answers[int(self.draw.suggested[position])]
+        sure = float(self.draw.confidences[position])
+        return TaskId(int(self.draw.tasks[position])), Suggestion(labels, sure)
+
+
+def standing(
+    draw: Draw, tasks: Iterable[TaskId], annotations: Iterable[Annotation], human_error: float = 0.0
+) -> Standing:
+    """Hold the frozen suggestions against what people answered.
+
+    ``tasks``: those that still exist. Only audits count for the certificate, in the order of the draw up to
+    the first that is not answered. One that was skipped or deleted counts as wrong: whatever is hard for
+    people must not be left out of the sample.
+    """
+    annotations, there = list(annotations), set(tasks)
+    states = settle_all(annotations)
+    outcomes = _outcomes(draw, there, states)
+    unanswered = np.isnan(outcomes)
+    audited = int(unanswered.argmax()) if unanswered.any() else len(draw)
+    target = draw.target
+    rungs = ladder(draw.confidences, target.error, target.confidence, draw.planned, target.reserve)
+    certificate = certify(rungs, draw.confidences[:audited], outcomes[:audited] == 0, target.confidence)
+    alive = np.array([int(task) in there for task in draw.tasks.tolist()], bool)
+    by_people = alive & ~unanswered
+    accepted, wrong = None, 0
+    rest: npt.NDArray[np.int64] = np.empty(0, np.int64)
+    for tested in certificate.tested[: None if certificate.failed is None else -1]:
+        inside = draw.confidences >= tested.rung.threshold
+        left = np.flatnonzero(inside & alive & ~by_people)
+        most = tested.rung.tolerated - int((inside & by_people & (outcomes == 0)).sum())
+        if 0 <= most <= target.error * len(left):
+            accepted, wrong, rest = tested, most, left
+    frame = set(draw.tasks.tolist())
+    human = sum(1 for state, _ in states.values() if state is LabelState.LABELLED)
+    times = [min(a.lead_time, LONGEST) for a in annotations if a.lead_time and not a.machine]
+    bound = wrong / len(rest) if len(rest) else 0.0
+    return Standing(
+        draw=draw,
+        certificate=certificate,
+        audited=audited,
+        waiting=int(unanswered[: draw.count].sum()),
+        human=human,
+        earlier=len({task for task, (state, _) in states.items() if state is LabelState.MACHINE} - frame),
+        accepted=accepted,
+        rest=rest,
+        wrong=wrong,
+        bound=bound,
+        more=_more(draw, certificate.failed),
+        overdrawn=certificate.accepted is not None and accepted is None,
+        overall=overall_error(len(rest), bound, human, human_error),
+        seconds=float(np.mean(times)) if times else 0.0,
+    )
+
+
+def _outcomes(
+    draw: Draw, there: set[TaskId], states: Mapping[TaskId, tuple[LabelState, tuple[str, ...]]]
+) -> npt.NDArray[np.float64]:
+    """(N,) 1 where people say what was suggested, 0 where not or no more there, nan where nobody answered."""
+    outcomes = np.full(len(draw), np.nan)
+    for position, task in enumerate(draw.tasks.tolist()):
+        state, labels = states.get(TaskId(task), (LabelState.OPEN, ()))
+        if task not in there or state is LabelState.SKIPPED:
+            outcomes[position] = 0.0
+        elif state is LabelState.LABELLED:
+            said = draw.answers[int(draw.suggested[position])]
+            outcomes[position] = float(set(labels) == set(said))
+    return outcomes
+
+
+def _more(draw: Draw, failed: Tested | None) -> int | None:
+    """Audits of the whole frame that are still needed for the first set that is not certified."""
+    if failed is None:
+        return 0
+    target, rung = draw.target, failed.rung
+    error = target.error * (1 - target.reserve)
+    expected = (failed.wrong + 1) / (failed.audited + MIXTURE / error)  # a few audits prove nothing
+    needed = audits_needed(
+        error, target.confidence, expected, rung.size, audited=failed.audited, wrong=failed.wrong
+    )
+    return None if needed is None else math.ceil((needed - failed.audited) * len(draw) / rung.size)

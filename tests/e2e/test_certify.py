@@ -1,0 +1,63 @@
+"""Audits and certificates on the real thing: Label Studio, Redis, workers, webhooks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_backend import certify_commands as run
+from ml_backend.certificate_text import percent
+from ml_backend.commands import choose_strategy, connect, import_images
+from ml_backend.draw import Target
+from tests.product import Product, label_config
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """No progress is shown."""
+
+
+def test_audits_come_mixed_in_and_what_they_certify_is_taken_over_and_back(
+    product: Product, digits: Path
+) -> None:
+    project = connect(product.parts, title="Certified digits", label_config=label_config())
+    import_images(product.parts, project, digits)
+    product.wait(project, tasks=200, embedded=200, window=30)
+    truth = product.classes(project)
+
+    def label() -> int:
+        task = int(product.serve(project)["id"])
+        product.submit(project, task, truth[task])
+        return task
+
+    choose_strategy(product.parts, project, "random")  # of a few chains little is learnt about other digits
+    product.wait(project, strategy="random")
+    for _ in range(90):
+        label()
+    product.wait(project, generation=1)
+
+    draw = run.draw_audits(product.parts, project, Target(0.6, 0.9), count=24, share=0.5, hidden=False)
+    assert len(draw) == 110
+    waiting, labelled = set(draw.audits), 0
+    while waiting and labelled < 90:
+        waiting.discard(label())  # type: ignore[arg-type]
+        labelled += 1
+    assert not waiting
+    assert 24 < labelled < 90, "audits are mixed in, neither alone nor never"
+
+    found = run.look(product.parts, project, draw)
+    assert found.audited >= 24
+    assert found.accepted is not None, f"{found.certificate.failed}"
+    before = product.status(project)
+    standing, count = run.accept(product.parts, project, draw, "annotations", silent)
+    assert count == len(standing.rest) > 0
+    after = product.wait(project, machine=count)
+    assert (after["labelled"], after["open"]) == (before["labelled"], before["open"] - count)
+    wrong = sum(
+        standing.suggestion(int(n))[1].labels != (truth[int(standing.draw.tasks[n])],) for n in standing.rest
+    )
+    assert wrong <= standing.wrong, f"{percent(wrong / count)} of {count} wrong"
+
+    assert run.accept(product.parts, project, draw, "annotations", silent)[1] == 0
+    assert run.revert(product.parts, project, silent) == (count, count)
+    back = product.wait(project, open=before["open"])
+    assert (back["machine"], back["labelled"]) == (0, before["labelled"])
+    assert run.revert(product.parts, project, silent) == (0, 0)

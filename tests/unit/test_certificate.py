@@ -1,0 +1,251 @@
+"""Where a draw stands, by what people answered; and the promise while a strategy picks what people see."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from ml_backend.certificate_text import duration, percent
+from ml_backend.domain import Annotation, AnnotationId, TaskId
+from ml_backend.draw import Draw, Target
+from ml_backend.services.auditing import plan
+from ml_backend.services.certificate import Standing, standing
+from strategies.certify import audits_needed, binomial_upper
+
+LABELS = (("a",), ("b",))
+
+
+def make(
+    count: int,
+    *,
+    error: float = 0.1,
+    confidence: float = 0.9,
+    planned: int = 100,
+    reserve: float = 0.25,
+    seed: int = 0,
+) -> Draw:
+    """Tasks 1 … count in random order, all suggested to be "a", the surer the lower their number."""
+    order = np.random.default_rng(seed).permutation(count)
+    return Draw(
+        number=1,
+        made="2026-01-01",
+        seed=seed,
+        generation=2,
+        target=Target(error, confidence, reserve),
+        planned=planned,
+        count=planned,
+        share=0.5,
+        hidden=False,
+        answers=LABELS,
+        tasks=order + 1,
+        suggested=np.zeros(count, np.int32),
+        confidences=(1 - order / count).astype(np.float32),
+    )
+
+
+def answer(task: int, label: str = "a", *, number: int | None = None, **fields: object) -> Annotation:
+    return Annotation(AnnotationId(number or task), TaskId(task), 1, (label,), **{"lead_time": 3.0, **fields})  # type: ignore[arg-type]
+
+
+def stand(draw: Draw, answers: list[Annotation], **more: float) -> Standing:
+    return standing(draw, [TaskId(n + 1) for n in range(len(draw))], answers, **more)
+
+
+def test_right_audits_certify_and_the_rest_is_what_nobody_answered() -> None:
+    draw = make(1000)
+    found = stand(draw, [answer(task) for task in draw.audits])
+    assert found.accepted is not None
+    assert found.certificate.failed is None
+    assert (found.audited, found.waiting, found.human) == (100, 0, 100)
+    assert {found.suggestion(int(n))[0] for n in found.rest} == set(draw.tasks.tolist()) - set(draw.audits)
+    assert found.suggestion(int(found.rest[0]))[1].labels == ("a",)
+    assert found.bound == found.wrong / 900 <= 0.1
+    assert found.overall == pytest.approx(found.wrong / 1000)
+    assert found.seconds == 3.0
+    assert stand(draw, [answer(t) for t in draw.audits], human_error=0.5).overall > found.overall
+
+
+def test_no_audit_certifies_nothing_and_says_what_it_takes() -> None:
+    draw = make(1000)
+    found = stand(draw, [])
+    assert (found.accepted, len(found.rest), found.audited, found.waiting) == (None, 0, 0, 100)
+    assert found.more is not None
+    assert 20 <= found.more <= 300
+
+
+def test_as_many_audits_as_announced_certify_the_next_set_when_errors_come_as_before() -> None:
+    draw = make(1000)
+    found = stand(draw, [])
+    first = found.certificate.failed
+    answers = [answer(task) for task in draw.tasks.tolist()[: found.more + 10]]
+    again = stand(draw, answers)
+    assert first is not None
+    assert again.accepted is not None
+    assert again.accepted.rung.size >= first.rung.size
+
+
+def test_what_a_strategy_asked_about_is_no_audit() -> None:
+    draw = make(1000)
+    chosen = [answer(task) for task in range(1, 1001) if task != draw.audits[0]]
+    found = stand(draw, chosen)
+    assert (found.audited, found.accepted) == (0, None)
+
+
+def test_only_the_answered_beginning_of_the_draw_counts() -> None:
+    draw = make(1000)
+    answers = [answer(task) for task in draw.audits if task != draw.audits[30]]
+    assert stand(draw, answers).audited == 30
+    assert stand(draw, [*answers, answer(draw.audits[30])]).audited == 100
+
+
+@pytest.mark.parametrize("how", ["skipped", "deleted", "wrong"])
+def test_audits_that_were_skipped_or_deleted_count_as_wrong(how: str) -> None:
+    draw = make(1000)
+    gone = draw.audits[5:9]
+    answers = [answer(task) for task in draw.audits if task not in gone]
+    answers += {
+        "skipped": [answer(task, skipped=True) for task in gone],
+        "deleted": [],
+        "wrong": [answer(task, "b") for task in gone],
+    }[how]
+    there = [TaskId(n + 1) for n in range(1000) if how != "deleted" or n + 1 not in gone]
+    found = standing(replace(draw, planned=1), there, answers)  # one set: the whole draw
+    (tested,) = found.certificate.tested
+    assert (tested.audited, tested.wrong) == (100, 4)
+
+
+def test_machine_made_annotations_are_no_answers_and_stay_taken_over() -> None:
+    draw = make(1000)
+    answers = [answer(task) for task in draw.audits]
+    before = stand(draw, answers)
+    taken = [
+        answer(int(before.suggestion(int(n))[0]), number=5000 + int(n), machine=True) for n in before.rest
+    ]
+    after = stand(draw, [*answers, *taken])
+    assert after.rest.tolist() == before.rest.tolist()
+    assert (after.human, after.seconds) == (100, 3.0)
+
+
+def test_labels_of_earlier_certificates_are_told_apart() -> None:
+    draw = make(1000)
+    tasks = [TaskId(n + 1) for n in range(1100)]
+    taken = [answer(1000 + n, machine=True) for n in range(1, 41)]
+    found = standing(draw, tasks, [*taken, *(answer(task) for task in draw.audits)])
+    assert found.earlier == 40
+    assert (len(found.rest), found.human) == (900, 100)
+
+
+def test_a_few_wrong_audits_at_the_beginning_prove_nothing_yet() -> None:
+    draw = make(10_000, error=0.01)
+    first, *others = draw.audits[:10]
+    assert stand(draw, [answer(first, "b"), *map(answer, others)]).more is not None
+
+
+def test_errors_that_people_found_are_no_longer_in_the_rest() -> None:
+    draw = make(1000)
+    answers = [answer(task) for task in draw.audits]
+    before = stand(draw, answers)
+    found = [answer(int(before.suggestion(int(n))[0]), "b") for n in before.rest[:10]]
+    after = stand(draw, [*answers, *found])
+    assert after.wrong == before.wrong - 10
+    assert len(after.rest) == len(before.rest) - 10
+
+
+def test_more_errors_than_tolerated_in_people_s_labels_end_the_certificate() -> None:
+    draw = make(1000)
+    answers = [answer(task) for task in draw.audits]
+    found = [answer(task, "b") for task in range(1, 1001) if task not in draw.audits][:150]
+    after = stand(draw, [*answers, *found])
+    assert after.accepted is None
+    assert after.overdrawn
+
+
+def test_where_people_labelled_most_of_the_certified_the_rest_is_not_promised() -> None:
+    draw = make(1000)
+    most = [answer(task) for task in range(1, 801)]
+    audits = [answer(task) for task in draw.audits if task > 800]
+    found = stand(draw, [*most, *audits])
+    assert found.accepted is None
+    assert found.overdrawn
+
+
+def test_hopeless_suggestions_say_so() -> None:
+    draw = make(1000)
+    found = stand(draw, [answer(task, "b") for task in draw.audits])
+    assert (found.accepted, found.more) == (None, None)
+
+
+@given(some.integers(1, 3000), some.floats(0.005, 0.3), some.floats(0.05, 1.0), some.integers(0, 5))
+@settings(deadline=None, max_examples=40)
+def test_a_plan_is_possible_and_enough_for_flawless_suggestions(total, error, share, seed) -> None:
+    confidences = np.random.default_rng(seed).random(total).astype(np.float32)
+    count, reserve = plan(confidences, error, 0.95, share)
+    assert 1 <= count <= total
+    assert 0 < reserve <= 0.5
+    least = audits_needed(error, 0.95, 0.0, total)
+    assert count == total or least is None or count >= least / 2
+
+
+def project(random, *, threshold_errors: tuple[float, float], picks: str, delta: float):
+    """One project: a strategy picks what it likes beside the audits, and somebody looks all the time.
+
+    Returns whether a certificate was ever given, and whether one was violated for what would be taken over.
+    """
+    total, planned = 1200, 150
+    confidences = random.random(total).astype(np.float32)
+    wrong = random.random(total) < np.where(confidences > 0.5, *threshold_errors)
+    order = random.permutation(total)
+    draw = replace(
+        make(total, error=0.06, confidence=1 - delta, planned=planned, reserve=0.3),
+        tasks=order + 1,
+        confidences=confidences[order],
+    )
+    # What people answer beside the audits: easy ones first, hard ones first, or even right ones only.
+    liked = {"easy": -confidences, "hard": confidences, "right": wrong - confidences}[picks]
+    others = np.argsort(liked)
+    answers: dict[int, Annotation] = {}
+    given = broken = False
+    for audits in range(50, 301, 50):
+        for item in [*order[:audits], *others[:audits]]:
+            answers[item + 1] = answer(int(item + 1), "b" if wrong[item] else "a")
+        found = stand(draw, list(answers.values()))
+        if found.accepted is not None and len(found.rest):
+            given = True
+            really = wrong[draw.tasks[found.rest] - 1]
+            broken |= really.sum() > found.wrong or really.mean() > draw.target.error
+    return given, broken
+
+
+@pytest.mark.parametrize("picks", ["easy", "hard", "right"])
+@pytest.mark.parametrize("errors", [(0.02, 0.09), (0.055, 0.055)], ids=str)
+def test_the_promise_holds_while_a_strategy_picks_and_people_stop_when_it_suits_them(picks, errors) -> None:
+    random, delta, runs = np.random.default_rng(11), 0.2, 60
+    outcomes = [project(random, threshold_errors=errors, picks=picks, delta=delta) for _ in range(runs)]
+    given, broken = (sum(each) for each in zip(*outcomes, strict=True))
+    assert broken <= delta * runs + 3 * math.sqrt(delta * (1 - delta) * runs)
+    assert given > 0.4 * runs or errors[0] > 0.05 or picks == "right"
+
+
+def test_the_share_of_wrong_audits_would_promise_too_much_where_a_strategy_took_the_right_ones() -> None:
+    """Why what people answer is taken from both sides of the bound, not just left out of it."""
+    random = np.random.default_rng(2)
+    draw = make(1000, error=0.1, planned=200)
+    wrong = set(random.permutation(1000)[:50].tolist())
+    answers = {task: answer(task, "b" if task in wrong else "a") for task in draw.audits}
+    answers |= {task: answer(task) for task in range(1, 801) if task not in wrong}
+    left = [task for task in range(1, 1001) if task not in answers]
+    audited_wrong = sum(task in wrong for task in draw.audits)
+    assert binomial_upper(audited_wrong, 200, 0.9) < 0.1 < np.mean([task in wrong for task in left])
+    assert stand(draw, list(answers.values())).accepted is None
+
+
+def test_words_for_numbers() -> None:
+    assert [percent(x) for x in (0.01, 0.0125, 0.5)] == ["1 %", "1.25 %", "50 %"]
+    assert [duration(x) for x in (5, 60, 61, 3000, 7200)] == [
+        "1 minute", "1 minute", "2 minutes", "50 minutes", "2.0 hours",
+    ]  # fmt: skip
