@@ -85,7 +85,7 @@ def world(state: RedisState, monkeypatch: pytest.MonkeyPatch) -> World:
     parts = SimpleNamespace(
         state=state,
         artifacts=made.backend.artifacts,
-        features=made.features,
+        features_of=lambda generation: made.features,
         studio=studio,
         jobs=made.jobs,
         ref=lambda project: made.ref,
