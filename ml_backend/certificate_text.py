@@ -16,17 +16,18 @@ def show_draw(draw: Draw, project: int, console: Console) -> None:
     """Say what was drawn."""
     shown = "without" if draw.hidden else "with"
     console.print(
-        f"Draw {draw.number}: {draw.count} of {len(draw)} open images are audits, in random order. About "
-        f"{percent(draw.share)} of what people see are audits, {shown} their suggestions, until they are "
-        f"done.\nTarget: at most {percent(draw.target.error)} wrong, with {percent(draw.target.confidence)} "
-        f"confidence. It and the suggestions of generation {draw.generation} are fixed from now on.\n"
+        f"Draw {draw.number}: {draw.count} of the {len(draw)} surest open images are audits, in random "
+        f"order. About {percent(draw.share)} of what people see are audits, {shown} their suggestions, until "
+        f"they are done.\nTarget: at most {percent(draw.target.error)} wrong, with "
+        f"{percent(draw.target.confidence)} confidence. It and the suggestions of generation "
+        f"{draw.generation} are fixed from now on.\n"
         f"Next: label as usual, and look at any time with rush certify --project {project}",
         highlight=False,
     )
     if draw.count > len(draw) / 2:
         console.print(
-            "[yellow]That is more than half of them:[/] for so few images this target takes nearly as many "
-            "audits as labelling them all would. A larger --error takes fewer.",
+            "[yellow]That is more than half of them:[/] the model is not good enough for much more yet, or "
+            "there are few images. Label more first, or give a larger --error.",
             highlight=False,
         )
 
@@ -79,19 +80,26 @@ def show_standing(found: Standing, project: int, human_error: float, console: Co
     if tested is not None:
         say(
             f"[green]{len(found.rest)} images can be taken over now[/]: those with confidence "
-            f"{tested.rung.threshold:.3f} or more. With {percent(target.confidence)} confidence at most "
-            f"{found.wrong} of these labels are wrong ({percent(found.bound)}). "
-            f"{tested.wrong} of {tested.audited} audits among them were."
+            f"{tested.rung.threshold:.3f} or more that nobody has labelled. With "
+            f"{percent(target.confidence)} confidence at most {found.wrong} of them get a wrong "
+            f"label ({percent(found.bound)}). All {tested.rung.size} such images together are "
+            f"certified for {percent(target.error)}; {tested.wrong} of the {tested.audited} audits among "
+            "them were wrong."
         )
+        if found.bound > target.error:
+            say(
+                f"[yellow]The rest's own bound is above {percent(target.error)}[/], since people have "
+                "labelled images of that set. For a tighter one draw anew from what is left."
+            )
         add = f", counting people as wrong in {percent(human_error)}" if human_error else ""
         say(f"With people's {found.human} labels that is at most {percent(found.overall)} of all{add}.")
         if found.earlier:
             say(f"{found.earlier} labels of earlier certificates are not in that figure.")
         say(f"Take over: rush certify --project {project} --accept. Take back: --revert.")
-    elif found.overdrawn:
+    elif found.refuted:
         say(
-            "[yellow]Certified, but people have labelled so many of these images that what is left could be "
-            "worse than the target.[/]"
+            "[yellow]People have found more wrong suggestions in the certified images than there may be:[/] "
+            f"this certificate is one of the {percent(1 - target.confidence)} that fail, or answers changed."
         )
         say(f"Draw anew from what is left: rush audit --project {project} --error {target.error:g}")
         return

@@ -16,9 +16,10 @@ console = Console(stderr=True)
 
 @click.command()
 @click.option("--project", type=int, required=True, help="Id of the Label Studio project.")
-@click.option("--error", default=0.01, show_default=True, help="Share of machine labels that may be wrong.")
+@click.option("--error", default=0.01, show_default=True, help="Share of suggestions that may be wrong.")
 @click.option("--confidence", default=0.95, show_default=True, help="How sure that is to be.")
 @click.option("--count", type=int, help="Number of audits; by default as many as it will probably take.")
+@click.option("--surest", type=float, help="Share of the open images to draw from, the surest ones first.")
 @click.option("--share", default=0.5, show_default=True, help="Share of what people see that are audits.")
 @click.option("--hide-suggestions", is_flag=True, help="Show audits without a suggestion, which may sway.")
 @click.option("--more", type=int, help="Ask for this many more audits of the current draw instead.")
@@ -29,6 +30,7 @@ def audit(
     error: float,
     confidence: float,
     count: int | None,
+    surest: float | None,
     share: float,
     hide_suggestions: bool,
     more: int | None,
@@ -44,13 +46,15 @@ def audit(
             draw = run.more_audits(parts, project, more)
         else:
             target = Target(error, confidence)
-            draw = run.draw_audits(parts, project, target, count, share, hide_suggestions)
+            draw = run.draw_audits(
+                parts, project, target, count=count, surest=surest, share=share, hidden=hide_suggestions
+            )
     show_draw(draw, project, console)
 
 
 @click.command()
 @click.option("--project", type=int, required=True, help="Id of the Label Studio project.")
-@click.option("--error", type=float, help="Share of machine labels that may be wrong, as drawn for.")
+@click.option("--error", type=float, help="Share of suggestions that may be wrong, as drawn for.")
 @click.option("--confidence", type=float, help="How sure that is to be, as drawn for.")
 @click.option("--human-error", default=0.0, help="Share of people's labels that are wrong, where known.")
 @click.option("--accept", "take", is_flag=True, help="Write what is certified into Label Studio.")

@@ -15,7 +15,14 @@ from ml_backend.services.labels import settle_all
 
 
 def draw_audits(
-    parts: Parts, project: int, target: Target, count: int | None, share: float, hidden: bool
+    parts: Parts,
+    project: int,
+    target: Target,
+    *,
+    count: int | None = None,
+    surest: float | None = None,
+    share: float = auditing.SHARE,
+    hidden: bool = False,
 ) -> Draw:
     """Draw audits from the open images and mix them into the queue."""
     return auditing.make_draw(
@@ -25,6 +32,7 @@ def draw_audits(
         parts.features_of(parts.artifacts.generation(parts.ref(project))),
         target,
         count=count,
+        surest=surest,
         share=share,
         hidden=hidden,
     )

@@ -16,19 +16,15 @@ ARRAYS = ("tasks", "suggested", "confidences")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What is to be certified: at most ``error`` of what is taken over is wrong, with ``confidence``.
-
-    ``reserve``: share of the frame that people may come to label before the rest is taken over.
-    """
+    """What is to be certified, with ``confidence``: at most ``error`` of a set's suggestions are wrong."""
 
     error: float
     confidence: float
-    reserve: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Suggestions and confidences of all tasks that were open at one moment, in random order.
+    """Suggestions and confidences of the surest tasks that were open at one moment, in random order.
 
     The first ``count`` tasks are the audits. ``planned`` is their number when the draw was made, which fixes
     the order of testing; more may be asked for later, the next ones in the same order. ``share`` of what
@@ -71,7 +67,7 @@ class Draw:
             "made": self.made,
             "seed": self.seed,
             "generation": self.generation,
-            "target": [self.target.error, self.target.confidence, self.target.reserve],
+            "target": [self.target.error, self.target.confidence],
             "planned": self.planned,
             "count": self.count,
             "share": self.share,

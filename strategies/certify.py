@@ -19,8 +19,8 @@ advance it takes about a fifth more audits where none is wrong and a third more 
 that order each at the full δ until the first that fails: fixed-sequence testing, as in Learn then Test
 (Angelopoulos, Bates, Candès, Jordan & Lei 2021). To accept a set wrongly the first wrong one of the order
 must be accepted, which is one test: so the guarantee holds for all sets together, at any time, and nothing
-is paid for their number. The order starts at the surest set that is big enough to hold the audits which a
-test needs at all (``ladder``), since the first failure ends it.
+is paid for their number. Since the first failure ends it, the order starts where success is likeliest
+(``audit_plan.ladder``).
 """
 
 from __future__ import annotations
@@ -38,10 +38,6 @@ from strategies.base import StrategyError
 
 Array = npt.NDArray[Any]
 
-STEPS = 20
-"""Sets that are tested one after the other, at most."""
-HEADROOM = 1.25
-"""Audits in the first set of the order, in what is needed where no suggestion is wrong."""
 MIXTURE = 4.0
 """Errors are expected to be a ``MIXTURE``-th of those tolerated; it decides about power, not validity."""
 
@@ -175,34 +171,6 @@ def audits_once(error: float, confidence: float, expected_error: float, populati
         if np.ceil(low * expected_error - 1e-9) <= wrong:
             return low
     return None
-
-
-def ladder(
-    confidences: Array, error: float, confidence: float, audits: int, reserve: float = 0.0
-) -> list[Rung]:
-    """Return the sets to test, in order: at most STEPS, each holding the ones before it.
-
-    ``confidences`` (N,) of the whole frame, ``audits`` planned in it. The first set is the surest one that
-    will hold HEADROOM times the audits needed where nothing is wrong, the last one is the frame. All is
-    fixed by what is known before the first audit, which is what makes testing in that order valid.
-    ``reserve``: share of each set that people may come to label before the rest is accepted. At most
-    ``error`` of that rest may be wrong, so fewer are tolerated in the set as a whole.
-    """
-    if not 0 < error < 1 or not 0 < confidence < 1 or not 0 <= reserve < 1:
-        raise StrategyError(f"error {error}, confidence {confidence}, reserve {reserve}: not in (0, 1).")
-    total = len(confidences)
-    if not total or not np.isfinite(confidences).all():
-        raise StrategyError(f"{total} confidences, all of them finite numbers, are no set to certify.")
-    falling = np.sort(np.asarray(confidences))[::-1]
-    least = audits_needed(error * (1 - reserve), confidence, 0.0, total) or total
-    first = int(np.clip(np.ceil(total * HEADROOM * least / max(audits, 1)), 1, total))
-    sizes = np.unique(np.linspace(first, total, STEPS).round().astype(np.int64))
-    rungs: dict[float, Rung] = {}
-    for size in sizes:
-        threshold = float(falling[size - 1])
-        whole = int((falling >= threshold).sum())  # equal confidences stay together
-        rungs[threshold] = Rung(threshold, whole, tolerated_of(error * (1 - reserve), whole))
-    return list(rungs.values())
 
 
 def certify(rungs: Sequence[Rung], confidences: Array, wrong: Array, confidence: float) -> Certificate:

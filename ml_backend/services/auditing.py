@@ -13,18 +13,15 @@ import numpy as np
 from ml_backend.domain import LabelState, ProjectRef, Suggestion, TaskId
 from ml_backend.draw import Draw, Target
 from ml_backend.errors import BadRequest, NotReady
-from ml_backend.generation import Array
 from ml_backend.label_config import parse_label_config
 from ml_backend.ports import Artifacts, Features, Index, State
 from ml_backend.services.live import LivePool
 from ml_backend.services.suggest import suggest
+from strategies.audit_plan import plan
 from strategies.certify import MIXTURE, audits_needed
 
 SHARE = 0.5
 """Share of what people are served that are audits."""
-LARGEST_RESERVE = 0.5
-MARGIN = 1.25
-"""How much more than planned people may label before what is left can't be promised any more."""
 
 
 def frozen(
@@ -51,25 +48,6 @@ def frozen(
     return found, generation.number
 
 
-def plan(confidences: Array, error: float, confidence: float, share: float) -> tuple[int, float]:
-    """How many audits to draw, and the share of the frame that people will have labelled by then.
-
-    Planned for the set that the model itself expects to be good enough, but at least half of the frame
-    where it says so of less than a tenth. A plan that is wrong costs audits, never the guarantee.
-    """
-    total = len(confidences)
-    falling = np.sort(confidences)[::-1].astype(np.float64)
-    expected = np.cumsum(1 - falling) / np.arange(1, total + 1)
-    good = int((expected <= error / 2).sum())
-    size = good if good >= total / 10 else max(total // 2, 1)
-    count, reserve = 0, 0.0
-    for _ in range(3):
-        needed = audits_needed(error * (1 - reserve), confidence, error / MIXTURE, size)
-        count = min(total, math.ceil((needed or size) * total / size))
-        reserve = min(LARGEST_RESERVE, MARGIN * count / share / total)
-    return count, reserve
-
-
 def make_draw(
     ref: ProjectRef,
     state: State,
@@ -78,22 +56,29 @@ def make_draw(
     target: Target,
     *,
     count: int | None = None,
+    surest: float | None = None,
     share: float = SHARE,
     hidden: bool = False,
     seed: int | None = None,
 ) -> Draw:
     """Freeze the open tasks, put them in random order, publish the draw and tell the queue.
 
-    ``count`` audits, or as many as ``plan`` says; ``target.reserve`` is set here. Raises BadRequest for
-    numbers that make no sense, NotReady where nothing is suggested yet.
+    The frame are the ``surest`` share of the open tasks, ``count`` of them audits; by default what
+    ``audit_plan.plan`` says: audits of images that won't be taken over anyway would be lost. Raises
+    BadRequest for numbers that make no sense, NotReady where nothing is suggested yet.
     """
-    _check(target, share, count)
+    _check(target, share, count, surest)
     found, generation = frozen(ref, state, artifacts, features)
+    found.sort(key=lambda each: -each[1].confidence)
     confidences = np.array([suggestion.confidence for _, suggestion in found], np.float32)
-    planned, reserve = plan(confidences, target.error, target.confidence, share)
-    if count is not None:
-        planned = min(count, len(found))
-        reserve = min(LARGEST_RESERVE, MARGIN * planned / share / len(found))
+    if surest is None:
+        planned = plan(confidences, target.error, target.confidence)
+        size, audits = planned.size, planned.audits
+    else:
+        size = math.ceil(surest * len(found))
+        audits = audits_needed(target.error, target.confidence, target.error / MIXTURE, size) or size
+    found, confidences = found[:size], confidences[:size]
+    audits = min(audits if count is None else count, size)
     seed = secrets.randbits(63) if seed is None else seed
     order = np.random.default_rng(seed).permutation(len(found))
     answers = sorted({suggestion.labels for _, suggestion in found})
@@ -104,9 +89,9 @@ def make_draw(
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=seed,
         generation=generation,
-        target=replace(target, reserve=round(reserve, 4)),
-        planned=planned,
-        count=planned,
+        target=target,
+        planned=audits,
+        count=audits,
         share=share,
         hidden=hidden,
         answers=tuple(answers),
@@ -132,10 +117,14 @@ def ask_more(ref: ProjectRef, state: State, artifacts: Artifacts, more: int) -> 
     return longer
 
 
-def _check(target: Target, share: float, count: int | None) -> None:
+def _check(target: Target, share: float, count: int | None, surest: float | None) -> None:
     for name, value in (("error", target.error), ("confidence", target.confidence)):
         if not 0 < value < 1:
             raise BadRequest(f"--{name} {value} is outside of (0, 1).", "1 % is 0.01, 95 % is 0.95.")
+    if surest is not None and not 0 < surest <= 1:
+        raise BadRequest(
+            f"--surest {surest} is outside of (0, 1].", "0.5 draws from the surer half, 1 from all."
+        )
     if not 0 < share <= 1:
         raise BadRequest(f"--share {share} is outside of (0, 1].", "0.5 makes every second image an audit.")
     if count is not None and count < 1:

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from ml_backend.domain import Annotation, LabelState, Suggestion, TaskId
 from ml_backend.draw import Draw
 from ml_backend.services.labels import settle_all
-from strategies.certify import MIXTURE, Certificate, Tested, audits_needed, certify, ladder, overall_error
+from strategies.audit_plan import ladder
+from strategies.certify import MIXTURE, Certificate, Tested, audits_needed, certify, overall_error
 
 LONGEST = 60.0
 """Seconds that one answer counts at most: what is longer was a break."""
@@ -22,13 +23,15 @@ LONGEST = 60.0
 class Standing:
     """Where a draw stands.
 
-    ``accepted``: the largest certified set whose rest may be taken over, None so far where there is none.
-    ``rest``: positions in the draw that would be taken over; at most ``wrong`` of these labels are wrong,
-    a rate of ``bound``. ``more``: audits still to be answered until the next set is certified if errors come
-    as they came so far, None where too many were wrong. ``overdrawn``: sets are certified, but people have
-    labelled so much of them that the bound for what is left is above the target. ``overall`` bounds the
-    error of people's ``human`` labels and the rest together; ``earlier`` labels that were taken over under
-    other certificates are not in it. ``seconds``: mean time of an answer, 0 where unknown.
+    ``accepted``: the largest certified set, None so far where there is none. ``rest``: positions in the draw
+    of its images that nobody has answered; at most ``wrong`` of their suggestions are wrong, a rate of
+    ``bound``. That may lie above the target, which is for the whole set, where people have answered many of
+    those that were right. ``more``: audits still to be answered until the next set is certified if errors
+    come as they came so far, None where too many were wrong. ``refuted``: people have found more wrong
+    suggestions in a certified set than it may hold: the promise failed, as it may in a few cases.
+    ``overall`` bounds the error of people's ``human`` labels and the rest together; ``earlier`` labels that
+    were taken over under other certificates are not in it. ``seconds``: mean time of an answer, 0 where
+    unknown.
     """
 
     draw: Draw
@@ -42,7 +45,7 @@ class Standing:
     wrong: int
     bound: float
     more: int | None
-    overdrawn: bool
+    refuted: bool
     overall: float
     seconds: float
 
@@ -68,7 +71,7 @@ def standing(
     unanswered = np.isnan(outcomes)
     audited = int(unanswered.argmax()) if unanswered.any() else len(draw)
     target = draw.target
-    rungs = ladder(draw.confidences, target.error, target.confidence, draw.planned, target.reserve)
+    rungs = ladder(draw.confidences, target.error, target.confidence, draw.planned)
     certificate = certify(rungs, draw.confidences[:audited], outcomes[:audited] == 0, target.confidence)
     alive = np.array([int(task) in there for task in draw.tasks.tolist()], bool)
     by_people = alive & ~unanswered
@@ -78,7 +81,7 @@ def standing(
         inside = draw.confidences >= tested.rung.threshold
         left = np.flatnonzero(inside & alive & ~by_people)
         most = tested.rung.tolerated - int((inside & by_people & (outcomes == 0)).sum())
-        if 0 <= most <= target.error * len(left):
+        if most >= 0:
             accepted, wrong, rest = tested, most, left
     frame = set(draw.tasks.tolist())
     human = sum(1 for state, _ in states.values() if state is LabelState.LABELLED)
@@ -96,7 +99,7 @@ def standing(
         wrong=wrong,
         bound=bound,
         more=_more(draw, certificate.failed),
-        overdrawn=certificate.accepted is not None and accepted is None,
+        refuted=certificate.accepted is not None and accepted is None,
         overall=overall_error(len(rest), bound, human, human_error),
         seconds=float(np.mean(times)) if times else 0.0,
     )
@@ -122,7 +125,7 @@ def _more(draw: Draw, failed: Tested | None) -> int | None:
     if failed is None:
         return 0
     target, rung = draw.target, failed.rung
-    error = target.error * (1 - target.reserve)
+    error = target.error
     expected = (failed.wrong + 1) / (failed.audited + MIXTURE / error)  # a few audits prove nothing
     needed = audits_needed(
         error, target.confidence, expected, rung.size, audited=failed.audited, wrong=failed.wrong

@@ -95,7 +95,7 @@ def test_a_draw_comes_back_as_it_was(tmp_path):
     artifacts = FileArtifacts(tmp_path)
     assert artifacts.draw(REF) is None
     wanted = Draw(
-        3, "2026-01-01", 2**62 + 1, 7, Target(0.01, 0.95, 0.2), 5, 6, 0.5, True, (("a", "b"), ("ü",)),
+        3, "2026-01-01", 2**62 + 1, 7, Target(0.01, 0.95), 5, 6, 0.5, True, (("a", "b"), ("ü",)),
         np.arange(9), np.zeros(9, np.int32), np.linspace(0, 1, 9, dtype=np.float32),
     )  # fmt: skip
     artifacts.publish_draw(REF, wanted)

@@ -34,7 +34,7 @@ def test_audits_come_mixed_in_and_what_they_certify_is_taken_over_and_back(
         label()
     product.wait(project, generation=1)
 
-    draw = run.draw_audits(product.parts, project, Target(0.6, 0.9), count=24, share=0.5, hidden=False)
+    draw = run.draw_audits(product.parts, project, Target(0.4, 0.9), surest=1.0, count=24)
     assert len(draw) == 110
     waiting, labelled = set(draw.audits), 0
     while waiting and labelled < 90:

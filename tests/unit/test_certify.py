@@ -9,6 +9,7 @@ from hypothesis import strategies as some
 from scipy.stats import binom, hypergeom
 
 from strategies import StrategyError
+from strategies.audit_plan import ladder
 from strategies.certify import (
     Rung,
     audits_needed,
@@ -17,7 +18,6 @@ from strategies.certify import (
     certify,
     evidence,
     hypergeometric_upper,
-    ladder,
     overall_error,
     tolerated_of,
 )
@@ -101,31 +101,25 @@ def test_auditing_everything_settles_it():
         assert (evidence(np.array([wrong]), np.array([100]), 100, 5)[0] == np.inf) == passes
 
 
-def run(random, suggestions_wrong, confidences, error, delta, planned, patience):
-    """One project: audits come in one by one and somebody looks after each, or stops when it suits them."""
-    order = random.permutation(len(confidences))[:patience]
-    rungs = ladder(confidences, error, 1 - delta, planned)
-    found = certify(rungs, confidences[order], suggestions_wrong[order], 1 - delta)
-    if found.accepted is None:
-        return False, False
-    rung = found.accepted.rung
-    return True, suggestions_wrong[confidences >= rung.threshold].sum() > rung.tolerated
-
-
 @pytest.mark.parametrize(
     ("sure", "unsure"), [(0.051, 0.051), (0.045, 0.06), (0.02, 0.2), (0.04, 0.07)], ids=str
 )
 def test_certificates_are_violated_no_more_often_than_promised(sure, unsure):
     """The accepted set is chosen by the same audits, which are looked at after every single one."""
-    random, delta, runs = np.random.default_rng(7), 0.1, 1000
+    random, delta, runs = np.random.default_rng(7), 0.1, 1500
+    rates = np.where(np.arange(1500) < 750, sure, unsure)
+    confidences = (1 - rates - 1e-6 * np.arange(1500)).astype(np.float32)
+    rungs = ladder(confidences, 0.05, 1 - delta, 300)
     violated = accepted = 0
     for _ in range(runs):
-        confidences = random.random(1500).astype(np.float32)
-        wrong = random.random(1500) < np.where(confidences > 0.5, sure, unsure)
-        yes, bad = run(random, wrong, confidences, 0.05, delta, 150, 500)
-        accepted, violated = accepted + yes, violated + bad
+        wrong = random.random(1500) < rates
+        order = random.permutation(1500)[:500]
+        found = certify(rungs, confidences[order], wrong[order], 1 - delta).accepted
+        if found is not None:
+            accepted += 1
+            violated += wrong[confidences >= found.rung.threshold].sum() > found.rung.tolerated
     assert violated <= delta * runs + 3 * np.sqrt(delta * (1 - delta) * runs)
-    assert sure > 0.03 or accepted > 0.5 * runs, "a good model is to be certified"
+    assert sure > 0.03 or accepted > 0.3 * runs, "a good model is to be certified"
 
 
 def test_once_certified_stays_certified_whatever_comes_after():
@@ -140,19 +134,6 @@ def test_once_certified_stays_certified_whatever_comes_after():
     assert before.accepted is not None
     assert after.accepted is not None
     assert after.accepted.rung.size >= before.accepted.rung.size
-
-
-def test_the_order_of_testing_is_nested_and_fixed_before_any_answer():
-    confidences = np.random.default_rng(1).random(5000).round(2).astype(np.float32)
-    rungs = ladder(confidences, 0.01, 0.95, 700)
-    sizes = [rung.size for rung in rungs]
-    assert sizes == sorted(set(sizes))
-    assert sizes[-1] == 5000
-    for rung in rungs:
-        assert rung.size == (confidences >= rung.threshold).sum()
-        assert rung.tolerated == rung.size // 100
-    needed = audits_needed(0.01, 0.95, 0.0, 5000)
-    assert rungs[0].size / 5000 * 700 >= needed
 
 
 def test_testing_ends_at_the_first_set_that_fails():
@@ -207,9 +188,6 @@ def test_the_error_of_all_labels_is_weighed():
         lambda: binomial_upper(3, 2, 0.9),
         lambda: hypergeometric_upper(0, 11, 10, 0.9),
         lambda: hypergeometric_upper(0, 5, 10, 1.0),
-        lambda: ladder(np.array([]), 0.01, 0.95, 10),
-        lambda: ladder(np.array([0.5, np.nan]), 0.01, 0.95, 10),
-        lambda: ladder(np.array([0.5]), 1.0, 0.95, 10),
         lambda: certify([Rung(0.0, 5, 0)], np.zeros(3), np.zeros(2), 0.9),
         lambda: certify([Rung(0.0, 2, 0)], np.ones(3), np.zeros(3), 0.9),
     ],

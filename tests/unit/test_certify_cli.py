@@ -119,14 +119,14 @@ def test_before_any_draw_it_says_what_a_certificate_takes(world: World) -> None:
 
 
 def test_from_a_draw_to_taking_over_and_back(world: World) -> None:
-    said = rush("audit", "--error", "0.1", "--count", "60")
-    assert "60 of 291 open images are audits" in said
+    said = rush("audit", "--error", "0.2", "--surest", "1", "--count", "60")
+    assert "60 of the 291 surest open images are audits" in said
     assert "Nothing can be taken over yet" in rush("certify")
     assert "of labelling" in rush("certify")
     audit_everything(world)
     said = rush("certify", "--human-error", "0.01")
     assert "231 images can be taken over now" in said
-    assert "0 of 60 audits among them were" in said
+    assert "0 of the 60 audits among them were wrong" in said
     assert "counting people as wrong in 1 %" in said
     assert not world.studio.certified
     queue = dict(world.studio.rows)
@@ -144,7 +144,7 @@ def test_from_a_draw_to_taking_over_and_back(world: World) -> None:
 
 def test_ctrl_c_loses_nothing_and_the_next_run_goes_on(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accepting, "CHUNK", 50)
-    rush("audit", "--error", "0.1", "--count", "60")
+    rush("audit", "--error", "0.2", "--surest", "1", "--count", "60")
     audit_everything(world)
     world.studio.dies_after = 120
     assert "Stopped." in rush("certify", "--accept", code=130)
@@ -161,10 +161,10 @@ def test_another_target_than_that_of_the_draw_is_refused(world: World) -> None:
 
 
 def test_more_audits_can_be_asked_for(world: World) -> None:
-    rush("audit", "--error", "0.05", "--count", "20")
+    rush("audit", "--error", "0.05", "--surest", "1", "--count", "20")
     said = rush("certify")
     assert "rush audit --project 1 --more" in said
-    assert "30 of 291 open images are audits" in rush("audit", "--more", "10")
+    assert "30 of the 291 surest open images are audits" in rush("audit", "--more", "10")
 
 
 @pytest.mark.parametrize(
@@ -172,6 +172,7 @@ def test_more_audits_can_be_asked_for(world: World) -> None:
     [
         (("audit", "--error", "1.5"), "--error 1.5 is outside of (0, 1)"),
         (("audit", "--share", "0"), "--share 0.0 is outside of (0, 1]"),
+        (("audit", "--surest", "2"), "--surest 2.0 is outside of (0, 1]"),
         (("audit", "--count", "0"), "--count 0 is no number"),
         (("audit", "--more", "5"), "has no draw of audits"),
         (("certify", "--accept", "--revert"), "contradict each other"),
@@ -182,6 +183,6 @@ def test_what_makes_no_sense_is_said_in_a_line(world: World, words: tuple[str, .
 
 
 def test_nothing_certified_is_not_taken_over(world: World) -> None:
-    rush("audit", "--error", "0.1", "--count", "60")
+    rush("audit", "--error", "0.2", "--surest", "1", "--count", "60")
     assert "Nothing can be taken over now" in rush("certify", "--accept", code=1)
     assert not world.studio.certified

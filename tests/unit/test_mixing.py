@@ -151,7 +151,7 @@ def test_a_draw_freezes_every_open_task_in_random_order(world: World) -> None:
         world.answer(TaskId(task))
     backend = world.backend
     parts = (world.ref, world.state, backend.artifacts, world.features)
-    draw = make_draw(*parts, Target(0.1, 0.9), seed=1)
+    draw = make_draw(*parts, Target(0.1, 0.9), seed=1, surest=1.0)
     assert sorted(draw.tasks.tolist()) == world.tasks[3:]
     assert draw.tasks.tolist() != world.tasks[3:]
     said = {
@@ -159,10 +159,20 @@ def test_a_draw_freezes_every_open_task_in_random_order(world: World) -> None:
     }
     assert said == {task: (world.label_of(task),) for task in world.tasks[3:]}
     assert 1 <= draw.count == draw.planned <= len(draw)
-    again = make_draw(*parts, Target(0.1, 0.9), seed=1, count=5)
+    again = make_draw(*parts, Target(0.1, 0.9), seed=1, surest=1.0, count=5)
     assert (again.number, again.count) == (2, 5)
     assert again.tasks.tolist() == draw.tasks.tolist()
-    assert make_draw(*parts, Target(0.1, 0.9), seed=2).tasks.tolist() != draw.tasks.tolist()
+    assert make_draw(*parts, Target(0.1, 0.9), seed=2, surest=1.0).tasks.tolist() != draw.tasks.tolist()
+
+
+def test_a_draw_from_the_surest_leaves_the_others_out(world: World) -> None:
+    for task in (1, 2, 3):
+        world.answer(TaskId(task))
+    parts = (world.ref, world.state, world.backend.artifacts, world.features)
+    whole, part = (make_draw(*parts, Target(0.1, 0.9), surest=share) for share in (1.0, 0.5))
+    assert len(part) == 14
+    assert part.confidences.min() >= np.sort(whole.confidences)[-14]
+    assert 1 <= len(make_draw(*parts, Target(0.1, 0.9))) <= len(whole)
 
 
 def test_every_task_is_equally_likely_to_be_an_audit(world: World) -> None:
@@ -171,7 +181,7 @@ def test_every_task_is_equally_likely_to_be_an_audit(world: World) -> None:
     counts = dict.fromkeys(world.tasks, 0)
     for seed in range(200):
         parts = (world.ref, world.state, world.backend.artifacts, world.features)
-        for task in make_draw(*parts, Target(0.1, 0.9), seed=seed, count=9).audits:
+        for task in make_draw(*parts, Target(0.1, 0.9), seed=seed, surest=1.0, count=9).audits:
             counts[task] += 1
     drawn_ = np.array([counts[task] for task in world.tasks[3:]])
     assert drawn_.sum() == 200 * 9

@@ -1,0 +1,113 @@
+"""Plans an audit: which sets to test in which order, and how many audits that will probably take.
+
+A plan is made of what is known before the first answer, of sizes and the model's own confidences, so it may
+be as wrong as these: that costs audits, or finds less to take over, but never breaks the promise of
+``certify``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import binom
+
+from strategies.base import StrategyError
+from strategies.certify import MIXTURE, Rung, audits_needed, evidence, tolerated_of
+
+Array = npt.NDArray[Any]
+
+STEPS = 20
+"""Sets that are tested one after the other, at most."""
+POWER = 0.9
+"""Chance of success that a plan is made for."""
+HOPELESS = 0.05
+"""Chances below this say that the confidences are no probabilities."""
+DOUBT = 0.1
+"""Errors on top of those that the model expects, in what is tolerated: models are too sure of themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Draw ``audits`` from the ``size`` surest items; ``chance`` of success by the model's own guess."""
+
+    size: int
+    audits: int
+    chance: float
+
+
+def ladder(confidences: Array, error: float, confidence: float, audits: int) -> list[Rung]:
+    """Return the sets to test, in order: at most STEPS, each holding the ones before it.
+
+    ``confidences`` (N,) of the whole frame, ``audits`` planned in it. The first set is the one that passes
+    likeliest if the confidences are right: smaller ones hold too few audits, larger ones too many errors.
+    The last is the frame. Where no set has a chance the surer half is the first.
+    """
+    if not 0 < error < 1 or not 0 < confidence < 1:
+        raise StrategyError(f"error {error} and confidence {confidence} must be inside of (0, 1).")
+    total = len(confidences)
+    if not total or not np.isfinite(confidences).all():
+        raise StrategyError(f"{total} confidences, all of them finite numbers, are no set to certify.")
+    falling = np.sort(np.asarray(confidences))[::-1]
+    rates = expected_errors(falling)
+    sizes = np.unique(np.linspace(total / STEPS, total, STEPS).round().clip(1).astype(np.int64))
+    chances = [
+        chance(max(audits * size // total, 1), size, error, confidence, float(rates[size - 1]))
+        for size in sizes.tolist()
+    ]
+    best, first = max(chances), len(sizes) // 2
+    if best > HOPELESS:
+        first = next(n for n, found in enumerate(chances) if found >= best - 0.01)
+    rungs: dict[float, Rung] = {}
+    for size in sizes[first:]:
+        threshold = float(falling[size - 1])
+        whole = int((falling >= threshold).sum())  # equal confidences stay together
+        rungs[threshold] = Rung(threshold, whole, tolerated_of(error, whole))
+    return list(rungs.values())
+
+
+def plan(confidences: Array, error: float, confidence: float) -> Plan:
+    """Return from how many of the surest items to draw how many audits, to save people most answers.
+
+    ``confidences`` (N,) of all open items. Where they give no set a chance, the surer half is the frame, and
+    there are audits for the surer half of that with a quarter of the tolerated errors.
+    """
+    total = len(confidences)
+    falling = np.sort(np.asarray(confidences))[::-1]
+    rates = expected_errors(falling)
+    best: Plan | None = None
+    for size in np.unique(np.geomspace(max(total / 50, 1), total, 24).astype(np.int64)).tolist():
+        for audits in np.unique(np.geomspace(1, size, 40).astype(np.int64)).tolist():
+            if size - audits <= (0 if best is None else best.size - best.audits):
+                break
+            found = chance(audits, size, error, confidence, float(rates[size - 1]))
+            if found >= POWER:
+                best = Plan(size, audits, found)
+                break
+    if best is not None:
+        return best
+    size = max(total // 2, 1)
+    needed = audits_needed(error, confidence, error / MIXTURE, max(size // 2, 1)) or size
+    return Plan(size, min(2 * needed, size), 0.0)
+
+
+def expected_errors(falling: Array) -> npt.NDArray[np.float64]:
+    """Return the share of wrong items (N,) that a model expects among its 1, 2, … N surest ones."""
+    return np.cumsum(1 - falling.astype(np.float64)) / np.arange(1, len(falling) + 1)
+
+
+def chance(audits: int, size: int, error: float, confidence: float, expected_error: float) -> float:
+    """Return the probability that ``audits`` among ``size`` items certify them (binomial errors)."""
+    tolerated = tolerated_of(error, size)
+    rate = min(1.0, expected_error + DOUBT * error)
+    low, high = -1, min(audits, tolerated)
+    while low < high:  # most wrong audits that still pass
+        middle = (low + high + 1) // 2
+        found = float(evidence(np.array([middle]), np.array([audits]), size, tolerated)[0])
+        if found >= -np.log1p(-confidence):
+            low = middle
+        else:
+            high = middle - 1
+    return float(binom.cdf(low, audits, rate)) if low >= 0 else 0.0

@@ -1,0 +1,88 @@
+"""Plans: valid whatever the model thinks of itself, and good where it is right."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from strategies import StrategyError
+from strategies.audit_plan import STEPS, chance, expected_errors, ladder, plan
+from strategies.certify import certify
+
+
+def test_the_order_of_testing_is_nested_and_fixed_before_any_answer():
+    confidences = np.random.default_rng(1).random(5000).round(2).astype(np.float32)
+    rungs = ladder(confidences, 0.01, 0.95, 700)
+    sizes = [rung.size for rung in rungs]
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == 5000
+    assert len(sizes) <= STEPS
+    for rung in rungs:
+        assert rung.size == (confidences >= rung.threshold).sum()
+        assert rung.tolerated == rung.size // 100
+
+
+def test_the_first_set_holds_enough_audits_and_few_enough_errors():
+    confidences = 1 - np.linspace(0, 0.1, 10_000, dtype=np.float32)  # the k surest: k / 200,000 wrong
+    first = ladder(confidences, 0.02, 0.95, 1000)[0].size
+    assert 178 <= first / 10 <= 400
+    assert ladder(confidences, 0.02, 0.95, 4000)[0].size < first
+
+
+@given(
+    some.integers(1, 3000), some.floats(0.005, 0.3), some.sampled_from([0.8, 0.95, 0.99]), some.integers(0, 9)
+)
+@settings(deadline=None, max_examples=40)
+def test_a_plan_is_always_possible(total, error, confidence, seed):
+    random = np.random.default_rng(seed)
+    confidences = random.beta(1 + 3 * seed, 1, total).astype(np.float32)
+    found = plan(confidences, error, confidence)
+    assert 1 <= found.audits <= found.size <= total
+    assert 0 <= found.chance <= 1
+    assert ladder(confidences, error, confidence, found.audits)[-1].size == total
+
+
+@pytest.mark.parametrize("error", [0.02, 0.05])
+def test_a_model_that_knows_itself_is_certified_as_often_as_planned(error):
+    random, certified, runs = np.random.default_rng(3), 0, 20
+    for _ in range(runs):
+        confidences = np.sort(random.beta(50, 1, 10_000).astype(np.float32))[::-1]
+        wrong = random.random(10_000) < 1 - confidences
+        found = plan(confidences, error, 0.95)
+        assert found.size - found.audits > 3000, "worth the audits"
+        order = random.permutation(found.size)[: found.audits]
+        rungs = ladder(confidences[: found.size], error, 0.95, found.audits)
+        certified += certify(rungs, confidences[order], wrong[order], 0.95).accepted is not None
+    assert certified >= 15
+
+
+def test_a_model_that_gives_itself_no_chance_gets_the_surer_half():
+    found = plan(np.full(1000, 0.6, np.float32), 0.02, 0.95)
+    assert (found.size, found.chance) == (500, 0.0)
+
+
+def test_chances_grow_with_audits_and_fall_with_errors():
+    grown = [chance(n, 10_000, 0.01, 0.95, 0.002) for n in (100, 600, 2000, 8000)]
+    assert grown[0] == 0
+    assert grown == sorted(grown)
+    assert chance(2000, 10_000, 0.01, 0.95, 0.02) < 0.01
+
+
+def test_expected_errors_are_of_the_surest_so_many():
+    np.testing.assert_allclose(expected_errors(np.array([1.0, 0.9, 0.5])), [0.0, 0.05, 0.2])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: ladder(np.array([]), 0.01, 0.95, 10),
+        lambda: ladder(np.array([0.5, np.nan]), 0.01, 0.95, 10),
+        lambda: ladder(np.array([0.5]), 1.0, 0.95, 10),
+        lambda: ladder(np.array([0.5]), 0.1, 0.0, 10),
+    ],
+)
+def test_impossible_numbers_are_refused(call):
+    with pytest.raises(StrategyError):
+        call()
