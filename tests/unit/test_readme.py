@@ -48,7 +48,7 @@ def test_every_file_it_links_to_is_there() -> None:
 
 
 def test_the_page_of_strategies_has_all_of_them_with_their_needs_and_its_code_runs() -> None:
-    page = (Path(__file__).parents[2] / "docs/strategies.md").read_text()
+    page = (Path(__file__).parents[2] / "docs/strategies.md").read_text().partition("## Figures")[0]
     table = dict(re.findall(r"^\| `(\w+)[^`]*` \| .*? \| .*? \| (.*?) \|", page, re.MULTILINE))
     assert sorted(table) == strategies.names()
     for name, needs in table.items():
