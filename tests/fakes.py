@@ -14,6 +14,7 @@ import numpy as np
 
 from ml_backend.adapters.artifacts import FileArtifacts
 from ml_backend.adapters.features import FileFeatures
+from ml_backend.adapters.memory import MemoryStudio
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import (
     SPACE_DIM,
@@ -26,77 +27,47 @@ from ml_backend.domain import (
     ProjectRef,
     TaskId,
 )
-from ml_backend.errors import LabelStudioError, NotFound
+from ml_backend.errors import LabelStudioError
 from ml_backend.generation import Array, Floats, Generation, Pca, Projection, normalise
 from ml_backend.services.project import Backend, Project
 from ml_backend.settings import Settings
-from ml_backend.wire import place_of
 
 CONFIG = """<View><Image name="image" value="$image"/><Choices name="label" toName="image" choice="single">
 <Choice value="a"/><Choice value="b"/><Choice value="c"/></Choices></View>"""
 MULTIPLE = CONFIG.replace('"single"', '"multiple"')
 
 
-class FakeLabelStudio:
-    """Predictions of one project, served by Label Studio's rule: lowest score among open, unlocked tasks."""
+class FakeLabelStudio(MemoryStudio):
+    """A Label Studio that counts writes and can be down."""
+
+    origin = "http://studio"
 
     def __init__(self) -> None:
-        self.origin = "http://studio"
-        self.rows: dict[PredictionId, tuple[TaskId, float, list[dict[str, Any]]]] = {}
-        self.closed: set[TaskId] = set()
-        self.locks: dict[TaskId, int] = {}
+        super().__init__()
         self.writes = 0
         self.down = False
-        self._ids = 0
 
     def _write(self) -> None:
+        self._answer()
+        self.writes += 1
+
+    def _answer(self) -> None:
         if self.down:
             raise LabelStudioError("Label Studio is down.")
-        self.writes += 1
 
     def create_prediction(
         self, project: int, task: TaskId, score: float, result: list[dict[str, Any]]
     ) -> PredictionId:
         self._write()
-        self._ids += 1
-        self.rows[PredictionId(self._ids)] = (task, score, result)
-        return PredictionId(self._ids)
+        return super().create_prediction(project, task, score, result)
 
     def update_prediction(self, prediction: PredictionId, score: float, result: list[dict[str, Any]]) -> None:
         self._write()
-        if prediction not in self.rows:
-            raise NotFound(f"No prediction {prediction}.")
-        self.rows[prediction] = (self.rows[prediction][0], score, result)
-
-    def delete_prediction(self, prediction: PredictionId) -> None:
-        self.rows.pop(prediction, None)
-
-    def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int:
-        for row in predictions:
-            self.create_prediction(project, row["task"], place_of(row["score"]), row["result"])
-        return len(predictions)
+        super().update_prediction(prediction, score, result)
 
     def predictions(self, project: int, tasks: Sequence[TaskId] | None = None) -> list[PredictionRow]:
-        if self.down:
-            raise LabelStudioError("Label Studio is down.")
-        return [
-            PredictionRow(number, task, score, "rush")
-            for number, (task, score, _) in self.rows.items()
-            if tasks is None or task in tasks
-        ]
-
-    def serve(self, user: int) -> TaskId | None:
-        """The task that this user gets next, which is then locked for them."""
-        mine = [task for task, owner in self.locks.items() if owner == user and task not in self.closed]
-        waiting = sorted(
-            (score, task)
-            for task, score, _ in self.rows.values()
-            if task not in self.closed and task not in self.locks
-        )
-        task = mine[0] if mine else (waiting[0][1] if waiting else None)
-        if task is not None:
-            self.locks[task] = user
-        return task
+        self._answer()
+        return super().predictions(project, tasks)
 
 
 class FakeIndex:
@@ -237,8 +208,7 @@ class World:
         """Someone submits; Label Studio has closed the task by the time of the webhook's answer."""
         if number is None:
             self.last = number = self.last + 1
-        self.studio.closed.add(task)
-        self.studio.locks.pop(task, None)
+        self.studio.close_task(task)
         labels: Iterable[str] = () if skipped else (label or self.label_of(task),)
         return self.project.annotated(
             Annotation(

@@ -174,42 +174,43 @@ class MemoryStudio:
     origin = "memory"
 
     def __init__(self) -> None:
+        self.rows: dict[PredictionId, tuple[TaskId, float, list[dict[str, Any]]]] = {}
         self.closed: set[TaskId] = set()
-        self._locks: dict[TaskId, int] = {}
-        self._rows: dict[PredictionId, tuple[TaskId, float]] = {}
+        self.locks: dict[TaskId, int] = {}
+        self._ids = 0
 
     def serve(self, user: int) -> TaskId | None:
         """The task that this user gets next, which stays theirs until it is closed."""
-        for task, owner in self._locks.items():
-            if owner == user and task not in self.closed:
-                return task
-        waiting = [row for row in self._rows.values() if row[0] not in self._locks]
-        if not waiting:
-            return None
-        task = min(waiting, key=lambda row: (row[1], row[0]))[0]
-        self._locks[task] = user
+        mine = [task for task, owner in self.locks.items() if owner == user and task not in self.closed]
+        waiting = (
+            (score, task)
+            for task, score, _ in self.rows.values()
+            if task not in self.closed and task not in self.locks
+        )
+        task = mine[0] if mine else min(waiting, default=(0.0, None))[1]
+        if task is not None:
+            self.locks[task] = user
         return task
 
     def close_task(self, task: TaskId) -> None:
         """Somebody answered the task."""
         self.closed.add(task)
-        self._locks.pop(task, None)
-        self._rows = {number: row for number, row in self._rows.items() if row[0] != task}
+        self.locks.pop(task, None)
 
     def create_prediction(
         self, project: int, task: TaskId, score: float, result: list[dict[str, Any]]
     ) -> PredictionId:
-        number = PredictionId(max(self._rows, default=0) + 1)
-        self._rows[number] = (task, score)
-        return number
+        self._ids += 1
+        self.rows[PredictionId(self._ids)] = (task, score, result)
+        return PredictionId(self._ids)
 
     def update_prediction(self, prediction: PredictionId, score: float, result: list[dict[str, Any]]) -> None:
-        if prediction not in self._rows:
+        if prediction not in self.rows:
             raise NotFound(f"There is no prediction {prediction}.")
-        self._rows[prediction] = (self._rows[prediction][0], score)
+        self.rows[prediction] = (self.rows[prediction][0], score, result)
 
     def delete_prediction(self, prediction: PredictionId) -> None:
-        self._rows.pop(prediction, None)
+        self.rows.pop(prediction, None)
 
     def import_predictions(self, project: int, predictions: Sequence[Mapping[str, Any]]) -> int:
         for row in predictions:
@@ -219,6 +220,6 @@ class MemoryStudio:
     def predictions(self, project: int, tasks: Sequence[TaskId] | None = None) -> list[PredictionRow]:
         return [
             PredictionRow(number, task, score, MODEL_VERSION)
-            for number, (task, score) in self._rows.items()
+            for number, (task, score, _) in self.rows.items()
             if tasks is None or task in tasks
         ]

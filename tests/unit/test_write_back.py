@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,15 +56,6 @@ class Tasks:
             self.tasks[task]["meta"] = json.loads(json.dumps(meta))
         if data is not None:
             self.tasks[task]["data"] = json.loads(json.dumps(data))
-
-
-@pytest.fixture
-def state(redis_url: str) -> Iterator[RedisState]:
-    with redis.Redis.from_url(redis_url) as client:
-        client.flushall()
-    found = RedisState(redis_url)
-    yield found
-    found.close()
 
 
 def projection(generation: int = 1, **moved: tuple[float, float, int]) -> Projection:
