@@ -25,7 +25,6 @@ from ml_backend.generation import Array, Floats, Generation
 from ml_backend.ports import Features, Index
 from ml_backend.services.labels import settle
 from ml_backend.services.placement import Placement
-from strategies import Pool
 
 GONE = -1
 BLOCK = 1024
@@ -232,42 +231,14 @@ class LivePool:
         """(n, SPACE_DIM) unit vectors of all rows."""
         return self.head if space == "head" and self.head is not None else self.raw
 
+    def is_open(self, task: TaskId) -> bool:
+        """Whether the task is known and nobody has answered it."""
+        row = self.row_of.get(task)
+        return row is not None and bool(self.states[row] == LabelState.OPEN)
+
     def open(self) -> npt.NDArray[np.bool_]:
         """(n,) tasks that nobody has answered, as a copy of the caller's own."""
         return np.asarray(self.states == LabelState.OPEN)
-
-    def view(
-        self,
-        available: npt.NDArray[np.bool_],
-        probabilities: Floats | None = None,
-        seconds: Floats | None = None,
-    ) -> Pool:
-        """The pool as a strategy sees it; only embedded rows of ``available`` may be asked about."""
-        known = self.known & available
-        regions = bool(self.density.any())
-
-        def nearest(row: int, k: int) -> npt.NDArray[np.int64]:
-            taken = int((self.open() & ~available).sum())  # open, but promised to somebody else
-            vector, many = self.vectors(self.space)[row], k + 1 + taken
-            tasks, _ = self.index.neighbours(self.space, vector, many, LabelState.OPEN)
-            rows = np.array([self.row_of[task] for task in tasks.tolist() if task in self.row_of], np.int64)
-            free: npt.NDArray[np.int64] = rows[known[rows] & (rows != row)][:k]
-            return free
-
-        return Pool(
-            vectors=self.vectors(self.space) if known.any() else None,
-            available=known,
-            labelled=(self.states == LabelState.LABELLED) & self.known,
-            answers=self.answers,
-            probabilities=probabilities,
-            clusters=self.clusters if regions else None,
-            density=self.density if regions else None,
-            nearest=nearest,
-            head=self.head,
-            agreed=self.agreed,
-            seconds=seconds,
-            classes=self.spec.classes,
-        )
 
     def counts(self) -> dict[str, int]:
         """How many tasks stand where."""

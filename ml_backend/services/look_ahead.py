@@ -27,7 +27,7 @@ def look_ahead(queue: Queue, live: LivePool, studio: LabelStudio) -> None:
     with queue.lock, live.lock:
         annotator, chain = _alone(queue)
         current = chain.next
-        if current is None or current == chain.ahead or not queue.is_open(live, current):
+        if current is None or current == chain.ahead or not live.is_open(current):
             return
         chain.ahead = current
         places = queue.window.places

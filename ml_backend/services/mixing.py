@@ -7,7 +7,7 @@ import random
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.domain import LabelState, TaskId
+from ml_backend.domain import TaskId
 from ml_backend.draw import Draw
 from ml_backend.services.live import LivePool
 
@@ -28,14 +28,9 @@ class Mixing:
 
     def due(self, live: LivePool, available: npt.NDArray[np.bool_]) -> TaskId | None:
         """The audit that comes next if one is due now; ``available`` (n,) rows may be served."""
-        while self._waiting and not _is_open(live, self._waiting[-1]):
+        while self._waiting and not live.is_open(self._waiting[-1]):
             self._waiting.pop()  # answered; where its answer is deleted again, the next reload finds it
         if not self._waiting or self._coin.random() >= self._share:
             return None
         known = (task for task in reversed(self._waiting) if task in live.row_of)
         return next((task for task in known if available[live.row_of[task]]), None)
-
-
-def _is_open(live: LivePool, task: TaskId) -> bool:
-    row = live.row_of.get(task)
-    return row is not None and bool(live.states[row] == LabelState.OPEN)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,7 @@ from ml_backend.services.live import LivePool
 from ml_backend.services.mixing import Mixing
 from ml_backend.services.pace import cost_model, seconds_per_image
 from ml_backend.services.suggest import all_probabilities, suggest
+from ml_backend.services.view import view
 from ml_backend.services.window import Window
 from strategies.cost import CostModel
 
@@ -112,7 +113,7 @@ class Queue:
     def _choose(self, live: LivePool, annotation: Annotation, again: bool) -> TaskId | None:
         chain = self.chains.setdefault(annotation.annotator, ChainOf())
         again = again or chain.source == annotation.id or annotation.task in chain.history
-        if again and chain.next is not None and self.is_open(live, chain.next):
+        if again and chain.next is not None and live.is_open(chain.next):
             return chain.next  # the same event once more, or a change of an earlier answer
         available = self.available(live, annotation.annotator)
         between = annotation.task == chain.audit
@@ -157,7 +158,7 @@ class Queue:
             return live.answer_of(suggestion.labels), suggestion.confidence
 
         try:
-            pool = replace(live.view(available), answers=answers)
+            pool = view(live, available, answers=answers)
             return strategy.follow(pool, strategies.Step(row, history, guess))
         except Exception:  # a strategy of somebody else's must not stop the labelling
             log.exception("project %s: %s can't follow; a new chain starts", live.ref.id, strategy.name)
@@ -180,11 +181,6 @@ class Queue:
 
     # ---- views; the caller holds the pool's lock or accepts a moment's staleness
 
-    def is_open(self, live: LivePool, task: TaskId) -> bool:
-        """Whether the task is known and nobody has answered it."""
-        row = live.row_of.get(task)
-        return row is not None and bool(live.states[row] == LabelState.OPEN)
-
     def promised(self, live: LivePool, annotator: int | None = None) -> list[TaskId]:
         """Open tasks promised to annotators other than this one."""
         now = time.monotonic()
@@ -194,7 +190,7 @@ class Queue:
             if who != annotator
             and chain.next is not None
             and now - chain.since < PROMISED_SECONDS
-            and self.is_open(live, chain.next)
+            and live.is_open(chain.next)
         ]
 
     def available(self, live: LivePool, annotator: int | None = None) -> npt.NDArray[np.bool_]:
@@ -220,14 +216,14 @@ class Queue:
         seconds = self._seconds(live, probabilities) if probabilities is not None else None
         with live.lock:
             grown = len(live.ids) != len(ids)
-            view = None if grown else live.view(available[: len(live.ids)], probabilities, seconds)
-        if view is None:
+            pool = None if grown else view(live, available, probabilities=probabilities, seconds=seconds)
+        if pool is None:
             return  # tasks came in meanwhile; the next turn ranks them too
         try:
-            selection = strategies.select(name, view, self.size * 2, seed=live.ref.id)
+            selection = strategies.select(name, pool, self.size * 2, seed=live.ref.id)
         except Exception as error:  # a strategy of somebody else's must not let the window run dry
             log.exception("project %s: %s can't order", live.ref.id, name)
-            rows = strategies.select("random", view, self.size * 2, seed=live.ref.id).rows
+            rows = strategies.select("random", pool, self.size * 2, seed=live.ref.id).rows
             selection = strategies.Selection(rows, f"{name} failed ({error}): random order")
         self.ranking = [TaskId(int(task)) for task in ids[selection.rows]]
         self.fallback, self.ranked = selection.fallback, (name, version)
@@ -276,7 +272,7 @@ class Queue:
         for task, place in zip(front, scores, strict=True):
             with self.lock, live.lock:
                 now = self.window.places.get(task)
-                if not self.is_open(live, task) or (now is not None and now.score <= place):
+                if not live.is_open(task) or (now is not None and now.score <= place):
                     continue  # answered, or put in front by a submit meanwhile
                 promised = self.promised(live)
                 if task not in promised and any(self.window.score(t) > place for t in promised):

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from ml_backend.domain import (
     MODEL_VERSION,
-    LabelState,
     PredictionId,
     PredictionRow,
     ProjectRef,
@@ -63,7 +62,7 @@ class Window:
 
     def open(self, live: LivePool) -> dict[TaskId, Place]:
         """Places whose task is still to be labelled."""
-        return {task: place for task, place in list(self.places.items()) if _is_open(live, task)}
+        return {task: place for task, place in list(self.places.items()) if live.is_open(task)}
 
     def front(self, live: LivePool) -> float:
         """The lowest score of an open place, which Label Studio serves next; infinite without one."""
@@ -71,7 +70,7 @@ class Window:
             while self._heap:
                 score, task = self._heap[0]
                 place = self.places.get(task)
-                if place is not None and place.score == score and _is_open(live, task):
+                if place is not None and place.score == score and live.is_open(task):
                     return score
                 heapq.heappop(self._heap)  # moved, labelled or gone; ``reopen`` brings it back
         return float("inf")
@@ -237,8 +236,3 @@ def _ours(studio: LabelStudio, live: LivePool, tasks: Sequence[TaskId]) -> list[
     """The queue's rows of these tasks; those of other versions, certified suggestions too, are none."""
     rows = studio.predictions(live.ref.id, tasks)
     return [row for row in rows if row.model_version == MODEL_VERSION]
-
-
-def _is_open(live: LivePool, task: TaskId) -> bool:
-    row = live.row_of.get(task)
-    return row is not None and bool(live.states[row] == LabelState.OPEN)

@@ -12,6 +12,7 @@ from ml_backend.domain import SPACE_DIM, Annotation, AnnotationId, LabelState, P
 from ml_backend.generation import Generation, Head, Pca
 from ml_backend.label_config import parse_label_config
 from ml_backend.services.live import LivePool
+from ml_backend.services.view import view
 from tests.fakes import CONFIG, MULTIPLE, FakeIndex, key_of, points
 
 REF = ProjectRef("http://studio", 1)
@@ -153,10 +154,13 @@ def test_strategies_see_class_names_head_vectors_and_how_right_the_head_was(feat
     generation = replace(GENERATION, number=1, head=head, classes=("a", "b", "c"), manifest=manifest)
     live = LivePool(REF, parse_label_config(CONFIG), generation, FakeIndex())
     live.add(TASKS, features, None)
-    view = live.view(live.open())
-    assert view.classes == ("a", "b", "c")
-    assert view.agreed is not None
-    assert dict(zip(live.ids[[1, 2]].tolist(), view.agreed[[1, 2]].tolist(), strict=True)) == {2: 1.0, 3: 0.0}
-    assert np.isnan(view.agreed[[0, 3, 4, 5]]).all()
-    assert view.head is not None
-    np.testing.assert_allclose(view.head, live.raw, atol=1e-3)
+    shown = view(live, live.open())
+    assert shown.classes == ("a", "b", "c")
+    assert shown.agreed is not None
+    assert dict(zip(live.ids[[1, 2]].tolist(), shown.agreed[[1, 2]].tolist(), strict=True)) == {
+        2: 1.0,
+        3: 0.0,
+    }
+    assert np.isnan(shown.agreed[[0, 3, 4, 5]]).all()
+    assert shown.head is not None
+    np.testing.assert_allclose(shown.head, live.raw, atol=1e-3)
