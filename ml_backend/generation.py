@@ -90,8 +90,13 @@ class Generation:
 
     def judged(self) -> dict[int, float]:
         """How right (0 to 1) the head was on each labelled task, by task id, when it was held out from it."""
-        record = self.manifest.get("trained_on", {})
-        return dict(zip(record.get("judged", ()), record.get("right", ()), strict=True))
+        return judged(self.manifest)
+
+
+def judged(manifest: Mapping[str, Any]) -> dict[int, float]:
+    """``Generation.judged`` by the manifest, also of a round that was not published."""
+    record = manifest.get("trained_on", {})
+    return dict(zip(record.get("judged", ()), record.get("right", ()), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

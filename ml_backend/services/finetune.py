@@ -11,15 +11,16 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ml_backend.domain import ProjectRef, TaskId
-from ml_backend.errors import NotReady, RushError
-from ml_backend.generation import Generation
+from ml_backend.errors import NotReady
+from ml_backend.generation import Generation, judged
 from ml_backend.ports import Finetuner, LabelStudio
-from ml_backend.services.ingest import THREADS, ahead
+from ml_backend.services.ingest import THREADS, ahead, download
 from ml_backend.services.learn import Labelled, Learner
 from ml_backend.services.projection import fit_pca
 from ml_backend.services.train import TrainOutcome, folds, standard_error
@@ -66,8 +67,8 @@ class FullRound:
         ]
         addresses = {task: address for task, address in tasks if address}
 
-        judged = folds(labelled.targets, multiple=multiple)[0]
-        shown = np.setdiff1d(np.arange(len(labelled.keys)), judged)
+        held_out = folds(labelled.targets, multiple=multiple)[0]
+        shown = np.setdiff1d(np.arange(len(labelled.keys)), held_out)
         watched = np.zeros(len(shown), bool)
         watched[folds(labelled.targets[shown], multiple=multiple)[0][::2]] = True
         feature_set = self.finetuner.tune(
@@ -81,24 +82,16 @@ class FullRound:
         self.embed(feature_set, addresses)
 
         tuned = self.learner_on(feature_set)
-        lacking = set(tuned.features.missing(labelled.keys))
-        have = [row for row, key in enumerate(labelled.keys) if key not in lacking]
-        labelled = Labelled(
-            labelled.spec,
-            [labelled.tasks[row] for row in have],
-            [labelled.keys[row] for row in have],
-            labelled.targets[have],
-        )
         keys = tuned.embedded(ref)
         base = Generation(
-            (tuned.artifacts.generation_number(ref) or 0),
+            tuned.artifacts.generation_number(ref) or 0,
             feature_set,
             fit_pca(tuned.features.get(keys)),
             multiple=multiple,
             manifest={"images": len(keys)},
         )
-        seen = {int(labelled.tasks[n]) for n, row in enumerate(have) if row not in set(judged.tolist())}
-        full = tuned.fit(ref, labelled, base, seen)
+        seen = {int(labelled.tasks[row]) for row in shown}
+        full = tuned.fit(ref, labelled.within(tuned.features), base, seen)
         verdict, better = compare(plain.manifest, full.manifest)
         log.info("project %s: %s", ref.id, verdict)
         manifest = {**full.manifest, "full": verdict}
@@ -115,15 +108,8 @@ class FullRound:
         wanted = {
             addresses[task]: labelled.keys[row] for row in rows if (task := labelled.tasks[row]) in addresses
         }
-
-        def download(address: str) -> bytes | str:
-            try:
-                return self.studio.download(address, ref.id)
-            except (RushError, OSError) as error:
-                return str(error)
-
         with ThreadPoolExecutor(THREADS, "download") as pool:
-            for address, future in ahead(pool, download, wanted):
+            for address, future in ahead(pool, partial(download, self.studio, ref), wanted):
                 data = future.result()
                 if isinstance(data, str):
                     log.warning("project %s: %s is left out: %s", ref.id, address, data)
@@ -137,12 +123,7 @@ def compare(plain: Mapping[str, Any], full: Mapping[str, Any]) -> tuple[str, boo
     Better is: more answers right on the same images, by more than one standard error of the paired
     difference. Both rounds must have judged them out of fold.
     """
-    answers = [
-        dict(zip(round_["trained_on"]["judged"], round_["trained_on"]["right"], strict=True))
-        if "trained_on" in round_
-        else {}
-        for round_ in (plain, full)
-    ]
+    answers = judged(plain), judged(full)
     both = sorted(answers[0].keys() & answers[1].keys())
     if not both or "optimistic" in full:
         return "the fine-tuned backbone can't be judged: too few labels were held out", False

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -103,8 +104,8 @@ class _Ingest:
         wanted = [address for address, tasks in self.tasks_at.items() if tasks[0] not in self.embedded]
         given: set[ContentKey] = set()
         known = 0
-        for address, download in ahead(pool, self._download, wanted):
-            data = download.result()
+        for address, coming in ahead(pool, partial(download, self.studio, self.ref), wanted):
+            data = coming.result()
             if isinstance(data, str):
                 self._fail(address, data)
                 continue
@@ -145,13 +146,6 @@ class _Ingest:
         self.state.publish(self.ref, "ingested", tasks=list(tasks))
         self.progress(len(self.embedded) + len(self.failed), len(self.tasks))
 
-    def _download(self, address: str) -> bytes | str:
-        """The image's bytes, or what went wrong."""
-        try:
-            return self.studio.download(address, self.ref.id)
-        except (RushError, OSError, ValueError) as error:
-            return str(error) or type(error).__name__
-
     def _fail(self, address: str, problem: str) -> None:
         for task in self.tasks_at[address]:
             self.failed[task] = problem
@@ -160,6 +154,14 @@ class _Ingest:
 
     def _source(self, address: str) -> str:
         return f"{self.ref.origin} {address}"
+
+
+def download(studio: LabelStudio, ref: ProjectRef, address: str) -> bytes | str:
+    """The image's bytes, or what went wrong."""
+    try:
+        return studio.download(address, ref.id)
+    except (RushError, OSError, ValueError) as error:
+        return str(error) or type(error).__name__
 
 
 def ahead(

@@ -47,6 +47,14 @@ class Labelled:
     keys: list[ContentKey]
     targets: Array
 
+    def within(self, features: Features) -> Labelled:
+        """Those whose images have these features."""
+        lacking = set(features.missing(self.keys))
+        rows = [row for row, key in enumerate(self.keys) if key not in lacking]
+        return Labelled(
+            self.spec, [self.tasks[n] for n in rows], [self.keys[n] for n in rows], self.targets[rows]
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Learner:
@@ -124,8 +132,6 @@ class Learner:
             key = tasks.get(task)
             if state is LabelState.LABELLED and key and (chosen or spec.multiple):
                 labelled.append((task, key, chosen))
-        lacking = set(self.features.missing(key for _, key, _ in labelled))
-        labelled = [row for row in labelled if row[1] not in lacking]
         targets = np.zeros((len(labelled), len(spec.classes)), np.int64)
         for row, (_, _, chosen) in enumerate(labelled):
             targets[row, chosen] = 1
@@ -134,7 +140,7 @@ class Learner:
             [task for task, _, _ in labelled],
             [key for _, key, _ in labelled],
             targets if spec.multiple else targets.argmax(axis=1),
-        )
+        ).within(self.features)
 
     def fit(
         self, ref: ProjectRef, labelled: Labelled, generation: Generation, seen: Collection[int] = ()

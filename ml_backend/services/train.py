@@ -238,7 +238,7 @@ def _worse(
         return None
     record = previous.manifest.get("trained_on", {})
     known = dict(zip(record.get("ids", ()), record.get("targets", ()), strict=True))
-    judged = dict(zip(record.get("judged", ()), record.get("right", ()), strict=True))
+    judged = previous.judged()
     fresh = [n for n, row in enumerate(rows) if int(ids[row]) not in known]
     again = [
         n for n, row in enumerate(rows) if int(ids[row]) in judged and known[int(ids[row])] == y[row].tolist()
