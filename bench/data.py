@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ml_backend.adapters.embedders import open_embedder
+from ml_backend.settings import Settings
+from ml_backend.simulate import embed_labelled
 
 Labelled = tuple[str, bytes]
 
@@ -38,21 +39,19 @@ def features(
 ) -> tuple[np.ndarray, list[str]]:
     """Features (n, F) float16 and labels of a data set, from ``cache`` where they are there."""
     path = cache / f"{name}-{size}.npz"
-    if path.exists():
-        with np.load(path) as data:
-            return data["features"], data["labels"].tolist()
-    embedder = open_embedder(size=size, device="cpu", cache=cache / "networks")
-    rows, labels = [], []
-    for label, found in embedder.embed(images):
-        assert not isinstance(found, Exception), found
-        rows.append(found.astype(np.float16))
-        labels.append(label)
-        if len(rows) % 1000 == 0:
-            print(f"{name}: {len(rows)} images embedded", flush=True)
-    embedder.close()
-    cache.mkdir(parents=True, exist_ok=True)
-    np.savez(path, features=np.stack(rows), labels=np.array(labels))
-    return np.stack(rows), labels
+    embedded: int | None = None
+
+    def told(done: int) -> None:
+        nonlocal embedded
+        embedded = done
+        if done % 1000 == 0:
+            print(f"{name}: {done} images embedded", flush=True)
+
+    if not path.exists():
+        embed_labelled(images, path, Settings(data_dir=cache, image_size=size, device="cpu"), told)
+    with np.load(path) as data:
+        assert embedded in (None, len(data["labels"])), f"{embedded} images, {len(data['labels'])} readable"
+        return data["features"], data["labels"].tolist()
 
 
 def cifar10_features(path: Path, cache: Path, size: int = 224) -> tuple[np.ndarray, list[str]]:

@@ -116,6 +116,10 @@ class Parts:
             return generation.backbone
         return wanted
 
+    def feature_set(self, project: ProjectRef) -> str:
+        """The features that the images of a project have, or are to get."""
+        return self.feature_set_of(self.artifacts.generation(project))
+
     def features(self, name: str) -> Features:
         """Backbone features as files, by the name of their set."""
         from ml_backend.adapters.backbones import backbone

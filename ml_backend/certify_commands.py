@@ -25,11 +25,12 @@ def draw_audits(
     hidden: bool = False,
 ) -> Draw:
     """Draw audits from the open images and mix them into the queue."""
+    ref = parts.ref(project)
     return auditing.make_draw(
-        parts.ref(project),
+        ref,
         parts.state,
         parts.artifacts,
-        parts.features_of(parts.artifacts.generation(parts.ref(project))),
+        parts.features(parts.feature_set(ref)),
         target,
         count=count,
         surest=surest,

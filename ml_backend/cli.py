@@ -261,7 +261,7 @@ def simulate(
 ) -> None:
     """Replay labelling with people of numbers: which strategy would be fastest on such data?"""
     from ml_backend import simulate as simulating
-    from ml_backend.simulated import Options
+    from ml_backend.memory_project import Options
     from strategies.naming import parse
 
     names = parse(f"all({strategy})")[1]  # commas inside brackets separate no names

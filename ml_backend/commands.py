@@ -62,7 +62,7 @@ def import_images(
     config = str(parts.studio.project(project).get("label_config", ""))
     spec = parse_label_config(config)
     parts.state.set_options(ref, label_config=config)
-    feature_set = parts.feature_set_of(parts.artifacts.generation(ref))
+    feature_set = parts.feature_set(ref)
     importer = Importer(
         ref,
         spec,

@@ -11,7 +11,6 @@ from collections.abc import Collection, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
-from xml.sax.saxutils import quoteattr
 
 from pydantic import SecretStr
 from rich.console import Console
@@ -22,6 +21,7 @@ from ml_backend.adapters.servers import LocalLabelStudio
 from ml_backend.bootstrap import Parts
 from ml_backend.commands import connect, import_images
 from ml_backend.errors import BadRequest, NotFound
+from ml_backend.label_config import choices_config
 from ml_backend.local import LocalRush
 from ml_backend.progress import show_report, show_step, stages
 from ml_backend.services.hotkeys import KEY
@@ -170,17 +170,7 @@ def _label_config(images: Path | None) -> str:
     classes = _classes(images) if images else []
     if len(classes) < 2:
         return (ROOT / "label_config.xml").read_text()
-    keys = {name: str((n + 1) % 10) for n, name in enumerate(classes[:10])}
-    if set(classes) <= set("0123456789"):
-        keys = {name: name for name in classes}
-    rows = "".join(
-        f"<Choice value={quoteattr(name)}" + (f' hotkey="{keys[name]}"' if name in keys else "") + "/>"
-        for name in classes
-    )
-    return (
-        '<View><Image name="image" value="$image" zoom="true"/>'
-        f'<Choices name="label" toName="image" choice="single" showInline="true">{rows}</Choices></View>'
-    )
+    return choices_config(classes)
 
 
 def _label_studio_environment(environ: Mapping[str, str] = os.environ) -> Path:

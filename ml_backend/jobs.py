@@ -42,7 +42,7 @@ def warm() -> None:
 
 def learner(parts: Parts, ref: ProjectRef, feature_set: str = "") -> Learner:
     """The rounds of a worker over its adapters, on the project's features or those of a feature set."""
-    feature_set = feature_set or parts.feature_set_of(parts.artifacts.generation(ref))
+    feature_set = feature_set or parts.feature_set(ref)
     return Learner(
         parts.state,
         parts.artifacts,
@@ -57,7 +57,7 @@ def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
     """Embed the images of these tasks, then lay out the map."""
     here = parts()
     addresses = {TaskId(int(task)): address for task, address in images.items()}
-    feature_set = here.feature_set_of(here.artifacts.generation(ref))
+    feature_set = here.feature_set(ref)
     features, embedder = here.features(feature_set), here.embedder(feature_set)
     progress = _log_progress(ref, "embedded")
     report = ingesting.ingest(ref, addresses, here.studio, here.state, features, embedder, progress)
@@ -116,7 +116,7 @@ def sync(ref: ProjectRef) -> None:
     config = str(here.studio.project(ref.id).get("label_config", ""))
     here.state.set_options(ref, label_config=config)
     spec = parse_label_config(config)
-    features = here.features_of(here.artifacts.generation(ref))
+    features = here.features(here.feature_set(ref))
     report = syncing.sync(ref, here.studio, here.state, spec, features=features)
     here.state.publish(ref, "synced")
     images = {str(task.id): address for task in report.to_embed if (address := image_of(task, spec))}

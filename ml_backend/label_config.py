@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from xml.sax.saxutils import quoteattr
 
 from ml_backend.domain import LabelSpec
 from ml_backend.errors import UnusableConfig
@@ -17,6 +18,21 @@ _NEED = 'Rush predicts <Choices toName="IMAGE"> with fixed <Choice value="…"/>
 class _NoDoctype(ET.TreeBuilder):
     def doctype(self, name: str, pubid: str, system: str) -> None:
         raise UnusableConfig("The label config has a DOCTYPE, which is refused.", "Remove it.")
+
+
+def choices_config(classes: Sequence[str]) -> str:
+    """The label config of single choice among these classes: digit keys for them, or for the first ten."""
+    keys = {name: str((n + 1) % 10) for n, name in enumerate(classes[:10])}
+    if set(classes) <= set("0123456789"):
+        keys = {name: name for name in classes}
+    rows = "".join(
+        f"<Choice value={quoteattr(name)}" + (f' hotkey="{keys[name]}"' if name in keys else "") + "/>"
+        for name in classes
+    )
+    return (
+        '<View><Image name="image" value="$image" zoom="true"/>'
+        f'<Choices name="label" toName="image" choice="single" showInline="true">{rows}</Choices></View>'
+    )
 
 
 def parse_label_config(xml: str) -> LabelSpec:

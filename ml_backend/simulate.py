@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -18,8 +18,8 @@ import numpy as np
 import strategies
 from ml_backend.errors import BadRequest
 from ml_backend.generation import Array
+from ml_backend.memory_project import MemoryProject, Options
 from ml_backend.settings import Settings
-from ml_backend.simulated import MemoryProject, Options
 from strategies.simulate import (
     CostOf,
     Person,
@@ -153,17 +153,17 @@ def prepare(source: Path, out: Path, settings: Settings, progress: Callable[[str
         raise BadRequest(f"Can't simulate on {source}.", "Give an .npz file or a folder with one per class.")
     path = out / "features" / f"{source.stem}.npz"
     if not path.exists():
-        _embed(files, total, path, settings, progress)
+        embed_labelled(files, path, settings, lambda done: progress("Embedding", done, total))
     return path
 
 
-def _embed(
-    files: Iterator[tuple[str, bytes]],
-    total: int,
-    path: Path,
-    settings: Settings,
-    progress: Callable[[str, int, int], None],
+def embed_labelled(
+    files: Iterable[tuple[str, bytes]], path: Path, settings: Settings, progress: Callable[[int], None]
 ) -> None:
+    """Write features (n, F) float16 and labels (n,) of (label, file bytes) to ``path``, an npz.
+
+    Images that can't be read are left out; BadRequest where none is left. ``progress`` hears the count done.
+    """
     from ml_backend.adapters.embedders import open_embedder
 
     embedder = open_embedder(
@@ -174,7 +174,7 @@ def _embed(
         if not isinstance(found, Exception):
             rows.append(found.astype(np.float16))
             labels.append(label)
-        progress("Embedding", n, total)
+        progress(n)
     embedder.close()
     if not rows:
         raise BadRequest(

@@ -11,6 +11,7 @@ from strategies.chains import cluster_chain
 from strategies.diversity import k_center, typical
 from strategies.improvement import LEARNING, rush
 from strategies.pool import Mask, Pool, Rows, Step
+from strategies.simple import draw, random
 from strategies.turns import answered, interleave, turns
 from strategies.uncertainty import certain, margin
 
@@ -18,6 +19,8 @@ Phase = Literal["typical", "chain", "uncertain", "verify"]
 
 CONTROL = 0.05
 """Share of random items at all times: an honest sample of the pool, and no blind spot."""
+CONTROL_SEED = 0
+"""Of the control's order, which stays the same from call to call."""
 LEAST = 5
 """Labels per class below which uncertainty says more about the model than about the items."""
 LEAST_GAIN = 0.05
@@ -75,8 +78,8 @@ def _control(pool: Pool) -> Mask:
 
     Whoever else asks about some of them takes no influence on which they are.
     """
-    draw = np.random.default_rng(0).random(len(pool))
-    mask: Mask = draw < draw[pool.available].min(initial=1.0)
+    numbers = draw(pool, np.random.default_rng(CONTROL_SEED))
+    mask: Mask = numbers < numbers[pool.available].min(initial=1.0)
     return mask
 
 
@@ -94,9 +97,7 @@ def _parts(pool: Pool) -> list[QueryStrategy]:
 
 def _choose(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
     orders = [part.order(pool, k, rng) for part in _parts(pool)[:2]]
-    draw = np.random.default_rng(0).random(len(pool))
-    open_ = np.flatnonzero(pool.available)
-    control = open_[np.argsort(draw[open_], kind="stable")][:k]
+    control = random.order(pool, k, np.random.default_rng(CONTROL_SEED))
     first = interleave(orders, np.empty(0, np.int64), k)  # one after the other
     return interleave([first, control], turns((1 - CONTROL, CONTROL), answered(pool), k), k)
 

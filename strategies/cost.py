@@ -9,7 +9,7 @@ pooled partially, so that one with few answers is taken for an average one (Gelm
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ LEAST_SECONDS, MOST_SECONDS = 0.05, 3600.0
 SPREAD = 0.6
 """Standard deviation of log seconds that is assumed before there is data."""
 ANNOTATOR_SPREAD = 0.4
+Z80 = 1.2816
+"""Standard deviations on either side that hold 80 % of a normal distribution."""
 KINDS = ("accept", "correct", "skip")
 FEATURES = (*KINDS, "doubt", "distance", "switch", "session")
 _PRIOR_MEAN = np.array([*np.log([ACCEPT_SECONDS, CORRECT_SECONDS, SKIP_SECONDS]), 0.0, 0.0, 0.0, 0.0])
@@ -181,10 +183,6 @@ class CostModel:
         return x @ self._weights, np.sqrt(((x @ self._covariance) * x).sum(axis=1) + self._noise**2)
 
 
-Z80 = 1.2816
-"""Standard deviations on either side that hold 80 % of a normal distribution."""
-
-
 def busy(annotators: Sequence[int], seconds: Floats) -> npt.NDArray[np.bool_]:
     """Which lead times (n,) are work: not zero, no pause (``IDLE_SECONDS``), a number."""
     good = (seconds >= LEAST_SECONDS) & (seconds <= MOST_SECONDS)
@@ -204,14 +202,10 @@ def labels_per_hour(seconds: npt.ArrayLike, page_seconds: float = PAGE_SECONDS) 
 def seconds_saved(model: CostModel, answers: Sequence[Answer]) -> float:
     """Seconds that suggestions saved: without them every accepted one would have been a correction."""
     return sum(
-        model.predict(Answer("correct", *_rest(answer))).mean - model.predict(answer).mean
+        model.predict(replace(answer, kind="correct")).mean - model.predict(answer).mean
         for answer in answers
         if answer.kind == "accept"
     )
-
-
-def _rest(answer: Answer) -> tuple[float, float, bool, float, int]:
-    return answer.probability, answer.distance, answer.switch, answer.session, answer.annotator
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from strategies.base import batch
-from strategies.pool import Pool, Rows
+from strategies.pool import Pool, Rows, Scores
 
 
 @batch("random")
@@ -14,6 +14,11 @@ def random(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
 
     Good for honest figures: what it labelled stands for the whole pool. O(n log n).
     """
-    draw = rng.random(len(pool))  # one per item, so that the order of the rest stays while items are labelled
+    numbers = draw(pool, rng)
     rows = np.flatnonzero(pool.available)
-    return rows[np.argsort(draw[rows], kind="stable")][:k]
+    return rows[np.argsort(numbers[rows], kind="stable")][:k]
+
+
+def draw(pool: Pool, rng: np.random.Generator) -> Scores:
+    """Return a number (n,) per item, so that the order of the rest stays while items are labelled."""
+    return rng.random(len(pool))

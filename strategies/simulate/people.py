@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from strategies.cost import ACCEPT_SECONDS, CORRECT_SECONDS, Answer, CostModel
+from strategies.cost import ACCEPT_SECONDS, CORRECT_SECONDS, Z80, Answer, CostModel
 from strategies.pool import StrategyError
 
 CostOf = Callable[[Answer, np.random.Generator], float]
@@ -62,7 +62,7 @@ def learnt(model: CostModel) -> CostOf:
 
     def draw(answer: Answer, rng: np.random.Generator) -> float:
         found = model.predict(answer)
-        middle, spread = np.log(found.low * found.high) / 2, np.log(found.high / found.low) / 2 / 1.2816
+        middle, spread = np.log(found.low * found.high) / 2, np.log(found.high / found.low) / 2 / Z80
         return float(np.exp(middle + spread * rng.standard_normal()))
 
     return draw

@@ -85,7 +85,8 @@ def world(state: RedisState, monkeypatch: pytest.MonkeyPatch) -> World:
     parts = SimpleNamespace(
         state=state,
         artifacts=made.backend.artifacts,
-        features_of=lambda generation: made.features,
+        features=lambda name: made.features,
+        feature_set=lambda ref: "plain",
         studio=studio,
         jobs=made.jobs,
         ref=lambda project: made.ref,

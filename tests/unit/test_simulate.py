@@ -12,9 +12,9 @@ from sklearn.datasets import load_digits
 import strategies
 from ml_backend.cli import main
 from ml_backend.errors import BadRequest
+from ml_backend.memory_project import MemoryProject, Options
 from ml_backend.settings import Settings
 from ml_backend.simulate import prepare, simulate, simulate_run
-from ml_backend.simulated import MemoryProject, Options
 from strategies import StrategyError
 from strategies.cost import Answer, CostModel
 from strategies.simulate import Person, constant, learnt, published, replay, summarise

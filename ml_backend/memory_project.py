@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
-from xml.sax.saxutils import quoteattr
 
 import numpy as np
 
 from ml_backend.content import content_key
 from ml_backend.domain import Annotation, AnnotationId, ProjectRef, TaskId
 from ml_backend.generation import Array
+from ml_backend.label_config import choices_config
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
 from ml_backend.services.learn import Learner, PrincipalProjector
 from ml_backend.services.project import LOW, Backend, Project
@@ -57,9 +57,8 @@ class MemoryProject:
 
         self._options, self._labels, self._turns = options, 0, 0
         self._ids = iter(range(1, 10**9))
-        config = _config(classes)
         keys = [content_key(str(row).encode()) for row in range(len(features))]
-        state = cast(State, memory.MemoryState(label_config=config, strategy=strategy))
+        state = cast(State, memory.MemoryState(label_config=choices_config(classes), strategy=strategy))
         state.set_tasks(REF, {TaskId(row + 1): key for row, key in enumerate(keys)})
         state.set_annotations(REF, [self._skip(int(row), NOBODY) for row in held_out])
         stored = cast(Features, memory.MemoryFeatures(keys, features))
@@ -138,14 +137,6 @@ class MemoryProject:
     def _skip(self, row: int, annotator: int) -> Annotation:
         number = AnnotationId(next(self._ids))
         return Annotation(number, TaskId(row + 1), annotator, (), True, created_at=_time(number))
-
-
-def _config(classes: Sequence[str]) -> str:
-    rows = "".join(f"<Choice value={quoteattr(name)}/>" for name in classes)
-    return (
-        '<View><Image name="image" value="$image"/>'
-        f'<Choices name="label" toName="image" choice="single">{rows}</Choices></View>'
-    )
 
 
 def _time(number: int) -> str:
