@@ -60,6 +60,12 @@ class Draw:
         """The tasks to audit, in order."""
         return [TaskId(task) for task in self.tasks[: self.count].tolist()]
 
+    @property
+    def suggestions(self) -> dict[TaskId, tuple[str, ...]]:
+        """What was suggested for each task to audit."""
+        said = (self.answers[number] for number in self.suggested[: self.count].tolist())
+        return dict(zip(self.audits, said, strict=True))
+
     def facts(self) -> dict[str, Any]:
         """Everything but the arrays, as JSON."""
         return {

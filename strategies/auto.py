@@ -107,9 +107,10 @@ def _step(pool: Pool, step: Step) -> int | None:
     # The order was made before this answer, so its first item belongs to the turn before.
     if turns((1 - CONTROL, CONTROL), max(answered(pool) - 1, 0), 1)[0] == 1:
         return None
-    if phase(pool) in ("chain", "verify") and not pool.missing(cluster_chain.needs):
+    now = phase(pool)
+    if now in ("chain", "verify") and not pool.missing(cluster_chain.needs):
         return cluster_chain.step(pool, step)
-    return None
+    return rush.step(pool, step) if now == "uncertain" else None
 
 
 SURE = certain()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from strategies.base import chain
+from strategies.base import Chain, QueryStrategy, chain
 from strategies.diversity import typical
 from strategies.pool import Pool, Step
 
@@ -12,6 +12,8 @@ LOOK = 6
 """Neighbours looked at of each of them."""
 SURE = 0.5
 """Confidence below which a suggestion does not count as the chain's own label."""
+AMONG = 16
+"""Best ranked items that ``grouped`` chooses from: few enough to be one batch, for the model and in time."""
 
 
 @chain("cluster_chain", start=typical, needs=("vectors", "regions"))
@@ -35,3 +37,23 @@ def cluster_chain(pool: Pool, step: Step) -> int | None:
             if guessed == target and confidence >= SURE:
                 return int(candidate)
     return None
+
+
+def grouped(strategy: QueryStrategy, among: int = AMONG) -> Chain:
+    """Ask for the best ``among`` items of a strategy class by class, as they are suggested.
+
+    The next image is the best ranked one that is suggested as what was just answered, else the best of all.
+    Between two rounds of training the order within a batch teaches nothing, but people are published to be
+    four times as fast where the class stays (``strategies.cost``). At most ``among`` guesses per step.
+    """
+
+    def step(pool: Pool, step: Step) -> int | None:
+        answer = int(pool.answers[step.row])
+        if answer < 0:
+            return None
+        best = [row for row in step.ranked if pool.available[row]][:among]
+        return next((row for row in best if step.guess(row)[0] == answer), None)
+
+    return Chain(
+        strategy.name, strategy.needs, step, strategy, strategy.uses, strategy.asks, strategy.summary
+    )

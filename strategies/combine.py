@@ -9,6 +9,7 @@ import numpy as np
 
 from strategies import registry
 from strategies.base import Batch, Chain, QueryStrategy
+from strategies.chains import grouped
 from strategies.naming import factory
 from strategies.pool import Mask, Pool, Rows, Signal, Step, StrategyError, probabilities_of
 from strategies.rare import column_of
@@ -63,6 +64,15 @@ def mix_by_name(*parts: str) -> QueryStrategy:
         except ValueError:
             raise StrategyError(f"A part of a mix is written name:share, not {part!r}.") from None
     return mix(shares)
+
+
+@factory("grouped")
+def grouped_by_name(strategy: str = "margin") -> QueryStrategy:
+    """Ask for the best items of a strategy class by class, so that more of them take one key.
+
+    See ``chains.grouped``. Time: that of the strategy.
+    """
+    return grouped(registry.get(strategy))
 
 
 def only(strategy: QueryStrategy, allowed: Callable[[Pool], Mask]) -> QueryStrategy:
@@ -127,3 +137,4 @@ def _union(signals: Iterable[tuple[Signal, ...]]) -> tuple[Signal, ...]:
 
 
 registry.register("combined", mix_by_name)
+registry.register("combined", grouped_by_name)

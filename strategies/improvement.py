@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from strategies.base import apart, batch
+from strategies.chains import grouped
 from strategies.clusters import k_means
 from strategies.cost import ACCEPT_SECONDS, CORRECT_SECONDS, PAGE_SECONDS
 from strategies.pool import Floats, Pool, Rows, probabilities_of, vectors_of
@@ -29,7 +30,7 @@ def seconds_of(pool: Pool, rows: Rows) -> Floats:
 
 
 @batch("rush", needs=("probabilities", "vectors"))
-def rush(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
+def _best(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
     """Ask where a second of the annotator's time puts most labels of the whole pool right.
 
     improvement(i) / seconds(i), improvement(i) = u(i) · (1 + b · t(i) · M / (1 + L)):
@@ -42,9 +43,11 @@ def rush(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
       say nothing about others, count for themselves only.
     - seconds(i): the pool's, else a prior (``seconds_of``): one key costs a fraction of a correction.
 
-    Cells are k-means groups of about 40 open items, at most 256. Good from the first suggestions to the end:
-    while M is large it learns, later it mops up. After expected error reduction (Roy & McCallum 2001) and
-    return on investment (Haertel et al. 2008), without retraining. O(n (d · 256 + C)).
+    Cells are k-means groups of about 40 open items, at most 256. The best 16 are asked for class by class
+    (``chains.grouped``), since an image of the class before takes a fraction of the time. Good from the
+    first suggestions to the end: while M is large it learns, later it mops up. After expected error
+    reduction (Roy & McCallum 2001) and return on investment (Haertel et al. 2008), without retraining.
+    O(n (d · 256 + C)).
     """
     rows = rng.permutation(np.flatnonzero(pool.available))
     labelled = np.flatnonzero(pool.labelled)
@@ -67,3 +70,7 @@ def rush(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
     # The best of a cell first; each further one finds one label more there.
     scores = rate(places(group, rate(np.zeros(len(rows), np.int64))))
     return apart(rows[np.argsort(-scores, kind="stable")], pool.vectors)[:k]
+
+
+rush = grouped(_best)
+"""See ``_best`` for the formula."""

@@ -134,11 +134,13 @@ class Step:
     """One answer inside a chain: the row just labelled, the chain's earlier rows, newest first, and a guess.
 
     ``guess(row)`` gives the answer that would be suggested for a row, as a number, and its confidence.
+    ``ranked`` are the best available rows of the strategy's last order, best first.
     """
 
     row: int
     history: Sequence[int]
     guess: Callable[[int], tuple[int, float]]
+    ranked: Sequence[int] = ()
 
 
 def probabilities_of(pool: Pool) -> Floats:

@@ -10,6 +10,7 @@ import logging
 import threading
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +39,8 @@ CHUNK = 50
 """Predictions per bulk request: on SQLite each one blocks submits while it is written."""
 FRONT = 4
 """Tasks put in front when the order changes: as many annotators can come in fresh before the next submit."""
+LOOK = 64
+"""Best ranked tasks that a chain may choose from."""
 CHAIN = 10
 """Earlier images of a chain that are remembered."""
 PROMISED_SECONDS = 600.0
@@ -126,7 +129,8 @@ class Queue:
         if chosen is None and not between:
             labelled = live.states[live.row_of[annotation.task]] == LabelState.LABELLED
             chain.history = [annotation.task] if labelled else []
-        if (audit := self.mixing.due(live, available)) is not None:
+        given = tuple(annotation.labels)
+        if (audit := self.mixing.due(live, available, given)) is not None:
             chain.audit = chosen = audit
         elif chosen is None:
             chosen = self.top(live, available)
@@ -159,10 +163,14 @@ class Queue:
 
         try:
             pool = view(live, available, answers=answers)
-            return strategy.follow(pool, strategies.Step(row, history, guess))
+            return strategy.follow(pool, strategies.Step(row, history, guess, self._ranked(live)))
         except Exception:  # a strategy of somebody else's must not stop the labelling
             log.exception("project %s: %s can't follow; a new chain starts", live.ref.id, strategy.name)
             return None
+
+    def _ranked(self, live: LivePool) -> list[int]:
+        """The best ranked open rows, best first."""
+        return list(islice((live.row_of[task] for task in self.ranking if live.is_open(task)), LOOK))
 
     def top(self, live: LivePool, available: npt.NDArray[np.bool_]) -> TaskId | None:
         """The best ranked open task, else the front of the window, else any open one."""

@@ -40,6 +40,10 @@ def drawn(world: World, audits: list[TaskId], *, share: float = 1.0, hidden: boo
     return draw
 
 
+def tasks_of(world: World, label: str) -> list[TaskId]:
+    return [task for task in world.tasks if world.label_of(task) == label]
+
+
 @pytest.fixture
 def world(state: RedisState) -> World:
     made = World(state)
@@ -47,14 +51,24 @@ def world(state: RedisState) -> World:
     return made
 
 
-def test_audits_are_served_in_the_order_of_the_draw(world: World) -> None:
+def test_audits_are_served_in_the_order_of_the_draw_where_suggestions_are_hidden(world: World) -> None:
     world.answer(TaskId(1))
-    drawn(world, AUDITS)
+    drawn(world, AUDITS, hidden=True)
     served = [world.answer(TaskId(4)).task]
     while served[-1] in AUDITS:
         assert world.studio.serve(1) == served[-1]
         served.append(world.answer(served[-1]).task)
     assert served[:-1] == AUDITS
+
+
+def test_audits_of_the_class_at_hand_go_first_so_that_they_take_less_time(world: World) -> None:
+    world.answer(TaskId(1))
+    audits = [task for pair in zip(*(tasks_of(world, c)[1:5] for c in "ab"), strict=True) for task in pair]
+    drawn(world, audits)
+    served = [world.answer(TaskId(tasks_of(world, "b")[0])).task]
+    while served[-1] in audits:
+        served.append(world.answer(served[-1]).task)
+    assert served[:-1] == [*audits[1::2], *audits[::2]]
 
 
 def test_the_chain_goes_on_after_an_audit_from_where_it_was(world: World) -> None:
@@ -95,14 +109,15 @@ def test_two_annotators_never_get_the_same_audit(world: World) -> None:
     drawn(world, AUDITS)
     first = world.answer(TaskId(1), who=1).task
     second = world.answer(TaskId(2), who=2).task
-    assert [first, second] == AUDITS[:2]
-    assert world.answer(first, who=1).task == AUDITS[2]
+    assert len({first, second} & set(AUDITS)) == 2
+    assert world.answer(first, who=1).task in set(AUDITS) - {first, second}
 
 
 def test_the_same_event_twice_takes_no_second_audit(world: World) -> None:
     drawn(world, AUDITS)
     move = world.answer(TaskId(1), number=50)
-    assert world.answer(TaskId(1), number=50).task == move.task == AUDITS[0]
+    assert world.answer(TaskId(1), number=50).task == move.task
+    assert move.task in AUDITS
 
 
 @pytest.mark.parametrize("hidden", [False, True])
@@ -112,7 +127,7 @@ def test_suggestions_of_audits_are_shown_or_hidden_everywhere(world: World, hidd
     world.settle()
     drawn(world, AUDITS, hidden=hidden)
     move = world.answer(TaskId(4))
-    assert move.task == AUDITS[0]
+    assert move.task in AUDITS
     shown = next(result for task, _, result in world.studio.rows.values() if task == move.task)
     assert bool(shown) != hidden
     from ml_backend.domain import Task
@@ -143,7 +158,7 @@ def test_a_lost_redis_loses_no_draw(world: World, redis_url: str) -> None:
     world.state.set_tasks(world.ref, tasks)  # as rush sync does
     world.project.reload()
     assert world.project.report()["audits"] == len(AUDITS)
-    assert world.answer(TaskId(1)).task == AUDITS[0]
+    assert world.answer(TaskId(1)).task in AUDITS
 
 
 def test_a_draw_freezes_every_open_task_in_random_order(world: World) -> None:

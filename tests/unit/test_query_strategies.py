@@ -182,6 +182,21 @@ def test_rush_spreads_over_crowds_that_are_alike() -> None:
     assert len(set(group[first])) == 4
 
 
+@pytest.mark.parametrize("name", ["rush", "grouped(margin)"])
+def test_a_batch_is_asked_class_by_class_among_the_best_ranked_only(
+    name: str,
+) -> None:
+    items = pool(40, {0: 0, 1: 1}, vectors=blobs([20, 20])[0], probabilities=np.full((40, 2), 0.5))
+    strategy = strategies.get(name)
+    assert isinstance(strategy, Chain)
+    ranked = strategy.order(items, 40, np.random.default_rng(0)).tolist()
+    guess = {row: (int(place % 4 == 3), 0.5) for place, row in enumerate(ranked)}
+    assert strategy.follow(items, Step(0, [], guess.__getitem__, ranked)) == ranked[0]
+    assert strategy.follow(items, Step(1, [], guess.__getitem__, ranked)) == ranked[3]
+    late = {row: (int(place >= 16), 0.5) for place, row in enumerate(ranked)}
+    assert strategy.follow(items, Step(1, [], late.__getitem__, ranked)) is None
+
+
 # ---- auto
 
 
