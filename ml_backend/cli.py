@@ -43,6 +43,12 @@ class Group(click.Group):
             if error.hint:
                 console.print(error.hint, highlight=False)
             sys.exit(1)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] in ("", "ml_backend", "strategies"):
+                raise
+            console.print(f"[red]{error.name} is not installed here, and this command needs it.[/]")
+            console.print("pip install 'label-studio-rush\\[worker]', or run it in the worker's container.")
+            sys.exit(1)
         except KeyboardInterrupt:
             console.print("Stopped.")
             sys.exit(130)
@@ -279,11 +285,19 @@ def simulate(
     "--dir", "folder", type=click.Path(path_type=Path), default=Path(".rush/demo"), show_default=True
 )
 @click.option("--port", type=int, default=8080, show_default=True, help="Label Studio's port.")
-def demo(data: Path | None, folder: Path, port: int) -> None:
+@click.option(
+    "--attach",
+    type=click.Path(path_type=Path),
+    help="Start nothing: write digits to this folder, import them into LABEL_STUDIO_URL, and end.",
+)
+def demo(data: Path | None, folder: Path, port: int, attach: Path | None) -> None:
     """Start everything with real images and print where to label."""
-    from ml_backend.demo import demo as run
+    from ml_backend import demo as run
 
-    run(data, folder, console, port)
+    if attach is not None:
+        run.attach(_parts(logs=True), attach, console)
+    else:
+        run.demo(data, folder, console, port)
 
 
 main.add_command(audit)

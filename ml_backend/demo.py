@@ -90,6 +90,22 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = PORT) ->
             )
 
 
+def attach(parts: Parts, folder: Path, console: Console) -> int:
+    """Connect a project of handwritten digits in a Label Studio that runs; returns its id.
+
+    The pictures are written to ``folder`` where it is empty. Run again it finds all of it there.
+    """
+    if not folder.is_dir() or not any(folder.iterdir()):
+        from ml_backend.adapters.digits import write_digits
+
+        write_digits(folder)
+    title = _title("handwritten digits", ())
+    config = _label_config(folder)
+    project = connect(parts, None, title, config, lambda step: show_step(step, console))
+    _fill(parts, project, folder, console)
+    return project
+
+
 def _interrupt_once(*_: object) -> NoReturn:
     """Stop; an impatient second Ctrl+C would cut that short and leave servers behind."""
     for sign in (signal.SIGINT, signal.SIGTERM):

@@ -21,6 +21,8 @@ from strategies.cost import PAGE_SECONDS
 from strategies.simulate.replay import Labels
 
 REF = ProjectRef("memory", 1)
+BACKBONE = "memory"
+"""The name of the features that a project starts with."""
 NOBODY = -1
 """Who skips held-out images, so that nobody sees them and nothing is learnt from them."""
 
@@ -47,10 +49,18 @@ class Options:
 
 
 class MemoryProject:
-    """``strategies.simulate.System``: the real project, queue and learner over ports in memory."""
+    """``strategies.simulate.System``: the real project, queue and learner over ports in memory.
+
+    Row n of the ``features`` (n, F) given is task n + 1.
+    """
 
     def __init__(
-        self, features: Array, classes: Sequence[str], held_out: Labels, strategy: str, options: Options
+        self,
+        features: Array,
+        classes: Sequence[str],
+        held_out: Labels,
+        strategy: str,
+        options: Options,
     ) -> None:
         from ml_backend.adapters import memory
         from ml_backend.adapters.trainer_torch import TorchTrainer
@@ -58,64 +68,71 @@ class MemoryProject:
         self._options, self._labels, self._turns = options, 0, 0
         self._ids = iter(range(1, 10**9))
         keys = [content_key(str(row).encode()) for row in range(len(features))]
-        state = cast(State, memory.MemoryState(label_config=choices_config(classes), strategy=strategy))
-        state.set_tasks(REF, {TaskId(row + 1): key for row, key in enumerate(keys)})
-        state.set_annotations(REF, [self._skip(int(row), NOBODY) for row in held_out])
-        stored = cast(Features, memory.MemoryFeatures(keys, features))
-        artifacts = cast(Artifacts, memory.MemoryArtifacts())
-        trainer = TorchTrainer("cpu")
-        self._learner = Learner(state, artifacts, stored, "memory", lambda: trainer, PrincipalProjector)
-        self._learner.map(REF)
-        self._studio = memory.MemoryStudio()
+        self.state = cast(State, memory.MemoryState(label_config=choices_config(classes), strategy=strategy))
+        self.state.set_tasks(REF, {TaskId(row + 1): key for row, key in enumerate(keys)})
+        self.state.set_annotations(REF, [self._skip(int(row), NOBODY) for row in held_out])
+        self.features = {BACKBONE: cast(Features, memory.MemoryFeatures(keys, features))}
+        self.artifacts = cast(Artifacts, memory.MemoryArtifacts())
+        self._trainer = TorchTrainer("cpu")
+        self.learner = self.learner_on(BACKBONE)
+        self.learner.map(REF)
+        self.studio = memory.MemoryStudio()
         for row in held_out:
-            self._studio.close_task(TaskId(int(row) + 1))
+            self.studio.close_task(TaskId(int(row) + 1))
         backend = Backend(
             Settings(_env_file=None, sync_seconds=0),
-            state,
-            artifacts,
-            lambda generation: stored,
+            self.state,
+            self.artifacts,
+            lambda generation: self.features[BACKBONE if generation is None else generation.backbone],
             cast(Jobs, memory.MemoryJobs()),
-            cast(LabelStudio, self._studio),
+            cast(LabelStudio, self.studio),
             lambda ref: cast(Index, memory.MemoryIndex()),
         )
-        self._project = Project(REF, backend)
+        self.project = Project(REF, backend)
         self._names = list(classes)
         self._number = {name: n for n, name in enumerate(classes)}
         self._keep()
 
+    def learner_on(self, backbone: str) -> Learner:
+        """Rounds on the features of a backbone, which ``features`` holds by its name."""
+        features = self.features[backbone]
+        return Learner(
+            self.state, self.artifacts, features, backbone, lambda: self._trainer, PrincipalProjector
+        )
+
     def serve(self, annotator: int) -> int | None:
         """The row that Label Studio would serve this annotator."""
-        task = self._studio.serve(annotator)
+        task = self.studio.serve(annotator)
         return None if task is None else int(task) - 1
 
     def suggestion(self, row: int) -> tuple[int, float]:
         """What the prediction in Label Studio shows, which may be older than what is known now."""
-        place = self._project.queue.window.places.get(TaskId(row + 1))
-        now = suggest(self._project.live, [self._project.live.row_of[TaskId(row + 1)]])[0]
+        place = self.project.queue.window.places.get(TaskId(row + 1))
+        now = suggest(self.project.live, [self.project.live.row_of[TaskId(row + 1)]])[0]
         shown = now.labels if place is None or place.labels is None else place.labels
         chance = dict(now.ranked).get(shown[0], 0.0) if shown else 0.0
         return (self._number[shown[0]] if shown else -1), chance
 
     def answer(self, row: int, label: int | None, annotator: int) -> None:
         """Submit, then what the keeper and the worker do between submits."""
-        self._studio.close_task(TaskId(row + 1))
+        self.studio.close_task(TaskId(row + 1))
         if label is None:
-            self._project.annotated(self._skip(row, annotator))
+            self.project.annotated(self._skip(row, annotator))
         else:
             number = AnnotationId(next(self._ids))
             names = (self._names[label],)
-            self._project.annotated(
+            self.project.annotated(
                 Annotation(number, TaskId(row + 1), annotator, names, created_at=_time(number))
             )
             self._labels += 1
         self._turns += 1
         due = label is not None and self._labels % self._options.train_labels == 0
-        if due and self._learner.learn(REF).generation is not None:
-            self._project.happened("generation", {})
+        if due and self.learner.learn(REF).generation is not None:
+            self.project.happened("generation", {})
         self._keep()
 
     def _keep(self) -> None:
-        queue, live, studio = self._project.queue, self._project.live, cast(LabelStudio, self._studio)
+        queue, live, studio = self.project.queue, self.project.live, cast(LabelStudio, self.studio)
         if queue.stale(live) and self._turns % self._options.rank_every == 0:
             queue.rank(live)
         while len(queue.window.open(live)) < LOW * queue.size and queue.refill(live, studio):
@@ -123,13 +140,13 @@ class MemoryProject:
 
     def predict(self, rows: Labels) -> Labels:
         """The classes that would be suggested now."""
-        live = self._project.live
+        live = self.project.live
         found = suggest(live, [live.row_of[TaskId(int(row) + 1)] for row in rows])
         return np.array([self._number[it.labels[0]] if it.labels else -1 for it in found])
 
     def distance(self, row: int, other: int) -> float:
         """1 − cosine in the space that serves chains."""
-        live = self._project.live
+        live = self.project.live
         vectors = live.vectors(live.space)
         a, b = (live.row_of[TaskId(n + 1)] for n in (row, other))
         return float(1 - vectors[a] @ vectors[b])

@@ -149,10 +149,11 @@ class Finetuner(Protocol):
         multiple: bool,
         progress: Callable[[int, int], None],
     ) -> str:
-        """Train on (key, file bytes) with targets (n,) classes or (n, C) 0/1 in the order of ``keys``.
+        """Train on (key, file bytes) with targets (n,) classes or (n, C) 0/1 of the first n ``keys``.
 
-        ``watched`` (n,) bool: images that only say when to stop. Returns the name of the new feature set;
-        what was trained before on just the same is not trained again, and ``images`` not read.
+        Keys beyond these are images without a label, which are trained on as far as the network is sure of
+        them. ``watched`` (n,) bool: images that only say when to stop. Returns the name of the new feature
+        set; what was trained before on just the same is not trained again, and ``images`` not read.
         """
 
 

@@ -2,7 +2,8 @@
 
 Starting from a fitted classifier keeps the first steps from spoiling the pretrained features (Kumar et
 al. 2022). The statistics of batch normalisation stay those of the pretraining: a few hundred images are
-too few for new ones.
+too few for new ones. Where there are images without a label, self-training follows: what the network is
+sure of becomes a label for the next rounds (Lee 2013; Xie et al. 2020).
 """
 
 from __future__ import annotations
@@ -14,23 +15,20 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.functional import (
-    affine_grid,
-    binary_cross_entropy_with_logits,
-    cross_entropy,
-    grid_sample,
-)
 
 from ml_backend.adapters.backbones import backbone, pixels_to_features, weights_path
 from ml_backend.adapters.decode import DEFAULT_LIMITS, Limits, decode
 from ml_backend.adapters.devices import torch_device
 from ml_backend.adapters.features import feature_set
+from ml_backend.adapters.finetune_model import Linear, Model, loss_of, moved, rate
 from ml_backend.adapters.pipeline import cpus, in_order
 from ml_backend.errors import BadImage
 from ml_backend.generation import Array
@@ -38,14 +36,19 @@ from ml_backend.generation import Array
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-RECIPE = "1"
+RECIPE = "2"
 """Part of the name of the weights: another recipe trains anew."""
 BATCH = 32
 LEAST_STEPS = 25
 """Steps between two looks at the watched images, where an epoch is shorter."""
+SELF_ROUNDS = 2
+"""Rounds of self-training, each half as long as the training on labels alone."""
+SELF_BATCH = 96
+"""Images without a label beside the ``BATCH`` labelled ones of a step."""
+SURE = 0.9
+"""Probability from which on the network's own suggestion counts as a label in self-training."""
 PATIENCE = 1 / 3
 """Share of all looks without a lower loss after which training ends: the first are often worse than none."""
-WARM_UP = 0.1
 SMOOTHING = 0.1
 WEIGHT_DECAY = 0.01
 CLASSIFIER_STEPS = 300
@@ -90,7 +93,10 @@ class TorchFinetuner:
             self._folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=self._folder) as folder:
                 pixels, rows = self._decode(keys, images, Path(folder) / "pixels")
-                network = self._train(pixels, targets[rows], watched[rows], multiple, progress)
+                known = [place for place, row in enumerate(rows) if row < len(targets)]
+                teach = [rows[place] for place in known]
+                taught = _Taught(np.array(known), targets[teach], watched[teach], multiple)
+                network = self._train(pixels, taught, progress)
                 fresh = Path(folder) / "weights"
                 save_file({key: value.contiguous() for key, value in network.items()}, fresh)
                 os.replace(fresh, path)
@@ -99,7 +105,8 @@ class TorchFinetuner:
     def _digest(self, keys: Sequence[str], targets: Array, watched: Array) -> str:
         text = hashlib.sha256(f"{RECIPE} {self._base} {self._size} {self._looks} {self._rate}".encode())
         for row, key in enumerate(keys):
-            text.update(f"{key} {targets[row].tolist()} {bool(watched[row])}\n".encode())
+            said = f"{targets[row].tolist()} {bool(watched[row])}" if row < len(targets) else ""
+            text.update(f"{key} {said}\n".encode())
         return text.hexdigest()[:8]
 
     def _decode(
@@ -118,52 +125,86 @@ class TorchFinetuner:
                     rows.append(row_of[key])
         return np.memmap(path, np.uint8, "r", shape=(len(rows), self._size, self._size, 3)), rows
 
-    def _train(
-        self, pixels: Array, targets: Array, watched: Array, multiple: bool, progress: Progress
-    ) -> dict[str, Tensor]:
+    def _train(self, pixels: Array, taught: _Taught, progress: Progress) -> dict[str, Tensor]:
         module = pixels_to_features(backbone(self._base), self._size).to(self._device)
         module = module.to(memory_format=torch.channels_last)
-        shown, watch = np.flatnonzero(~watched), np.flatnonzero(watched)
-        y = torch.as_tensor(targets, device=self._device).to(torch.float32 if multiple else torch.int64)
-        classes = int(targets.shape[1] if multiple else targets.max() + 1)
-        classifier = self._classifier(self._features(module, pixels, shown), y[shown], classes, multiple)
+        y = torch.as_tensor(taught.targets, device=self._device)
+        y = y.to(torch.float32 if taught.multiple else torch.int64)
+        classes = int(y.shape[1] if taught.multiple else y.max() + 1)
+        shown, watch = np.flatnonzero(~taught.watched), np.flatnonzero(taught.watched)
+        features = self._features(module, pixels, taught.rows[shown])
+        classifier = self._classifier(features, y[shown], classes, taught.multiple)
+        model = Model(module, classifier)
 
         steps = max(LEAST_STEPS, math.ceil(len(shown) / BATCH))
-        total = steps * self._looks
-        optimiser = torch.optim.AdamW(
+        others = np.setdiff1d(np.arange(len(pixels)), taught.rows)
+        rounds = SELF_ROUNDS if len(others) and not taught.multiple else 0
+        looks = [self._looks, *[math.ceil(self._looks / 2)] * rounds]
+        total, done = steps * sum(looks), 0
+        random = np.random.default_rng(0)
+
+        def watched_loss() -> float:
+            with torch.no_grad():
+                said = classifier(self._features(module, pixels, taught.rows[watch]))
+                return float(loss_of(said, y[watch], taught.multiple))
+
+        def draw(sure: Array, guessed: Tensor) -> tuple[Array, Tensor]:
+            mine = random.choice(shown, min(BATCH, len(shown)), replace=False)
+            more = random.choice(len(sure), min(SELF_BATCH, len(sure)), replace=False)
+            rows = np.concatenate([taught.rows[mine], sure[more]])
+            return rows, torch.cat([y[mine], guessed[more]]) if len(more) else y[mine]
+
+        best = _Best(watched_loss(), model.weights())
+        for number, many in enumerate(looks):
+            sure: Array = others[:0]
+            guessed = y[:0]
+            if number:
+                model.load_state_dict(best.weights)
+                sure, guessed = self._sure(model, pixels, others)
+            optimiser = self._optimiser(model)
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate, total=many * steps))
+            worse = 0
+            for step in range(1, many * steps + 1):
+                rows, wanted = draw(sure, guessed)
+                with self._autocast():
+                    found = module(moved(self._batch(pixels, rows), random))
+                optimiser.zero_grad()
+                loss_of(classifier(found.float()), wanted, taught.multiple, SMOOTHING).backward()
+                nn.utils.clip_grad_norm_(module.parameters(), 1.0)
+                optimiser.step()
+                schedule.step()
+                progress(done + step, total)
+                if step % steps == 0:
+                    loss = watched_loss()
+                    log.debug("round %d, step %d: loss %.4f", number, step, loss)
+                    worse = 0 if loss < best.loss else worse + 1
+                    best = _Best(loss, model.weights()) if loss < best.loss else best
+                    if worse > PATIENCE * many:
+                        break
+            done += many * steps
+        progress(total, total)
+        prefix = "module.network."
+        return {
+            key.removeprefix(prefix): value for key, value in best.weights.items() if key.startswith(prefix)
+        }
+
+    def _sure(self, model: Model, pixels: Array, others: Array) -> tuple[Array, Tensor]:
+        """The images without a label that the network is sure of, and what it says of them."""
+        with torch.no_grad():
+            chances = model.classifier(self._features(model.module, pixels, others)).softmax(dim=1)
+        chance, said = chances.max(dim=1)
+        sure = chance >= SURE
+        log.debug("self-training on %d of %d images without a label", int(sure.sum()), len(others))
+        return others[sure.cpu().numpy()], said[sure]
+
+    def _optimiser(self, model: Model) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(
             [
-                {"params": module.parameters(), "lr": self._rate},
-                {"params": classifier.parameters(), "lr": 10 * self._rate},
+                {"params": model.module.parameters(), "lr": self._rate},
+                {"params": model.classifier.parameters(), "lr": 10 * self._rate},
             ],
             weight_decay=WEIGHT_DECAY,
         )
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step / total))
-        random = np.random.default_rng(0)
-        best, kept, worse = float("inf"), _weights(module), 0
-        for step in range(total + 1):
-            if step % steps == 0:
-                with torch.no_grad():
-                    said = classifier(self._features(module, pixels, watch))
-                    loss = float(_loss(said, y[watch], multiple))
-                log.debug("step %d: loss %.4f", step, loss)
-                if loss < best:
-                    best, kept, worse = loss, _weights(module), 0
-                else:
-                    worse += 1
-                if worse > PATIENCE * self._looks or step == total:
-                    break
-            rows = random.choice(shown, min(BATCH, len(shown)), replace=False)
-            with self._autocast():
-                features = module(_moved(self._batch(pixels, rows), random))
-            error = _loss(classifier(features.float()), y[rows], multiple, SMOOTHING)
-            optimiser.zero_grad()
-            error.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
-            progress(step + 1, total)
-        progress(total, total)
-        return kept
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=self._device.type == "cuda")
@@ -183,60 +224,28 @@ class TorchFinetuner:
     def _classifier(self, features: Tensor, y: Tensor, classes: int, multiple: bool) -> nn.Module:
         """Fit a linear layer on frozen features, centred and scaled as a whole."""
         features = features.clone()  # out of inference mode
-        classifier = _Linear(features.mean(dim=0), features.std(dim=0).mean(), classes).to(self._device)
+        classifier = Linear(features.mean(dim=0), features.std(dim=0).mean(), classes).to(self._device)
         optimiser = torch.optim.AdamW(classifier.parameters(), lr=1e-2, weight_decay=WEIGHT_DECAY)
         for _ in range(CLASSIFIER_STEPS):
             optimiser.zero_grad()
-            _loss(classifier(features), y, multiple, SMOOTHING).backward()
+            loss_of(classifier(features), y, multiple, SMOOTHING).backward()
             optimiser.step()
         return classifier
 
 
-class _Linear(nn.Module):
-    mean: Tensor
-    spread: Tensor
+@dataclass(frozen=True, slots=True)
+class _Taught:
+    """The images with a label: their rows among the pixels, targets, and which only say when to stop."""
 
-    def __init__(self, mean: Tensor, spread: Tensor, classes: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", mean)
-        self.register_buffer("spread", spread.clamp_min(1e-6))
-        self.linear = nn.Linear(len(mean), classes)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def forward(self, features: Tensor) -> Tensor:
-        logits: Tensor = self.linear((features - self.mean) / self.spread)
-        return logits
+    rows: Array
+    targets: Array
+    watched: Array
+    multiple: bool
 
 
-def _loss(said: Tensor, y: Tensor, multiple: bool, smoothing: float = 0.0) -> Tensor:
-    if multiple:
-        return binary_cross_entropy_with_logits(said, y * (1 - smoothing) + smoothing / 2)
-    return cross_entropy(said, y, label_smoothing=smoothing)
+@dataclass(frozen=True, slots=True)
+class _Best:
+    """The weights of the least loss so far."""
 
-
-def _rate(done: float) -> float:
-    """Linear warm-up, then a cosine to zero; ``done`` is the share of steps taken."""
-    if done < WARM_UP:
-        return (done + 1e-3) / WARM_UP
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, (done - WARM_UP) / (1 - WARM_UP))))
-
-
-def _moved(pixels: Tensor, random: np.random.Generator) -> Tensor:
-    """Each picture (n, s, s, 3) shifted, turned, scaled a little; not mirrored: that may change its class."""
-    n = len(pixels)
-    angle = np.radians(random.uniform(-5, 5, n))
-    scale = random.uniform(0.95, 1.05, n)
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    shift = random.uniform(-0.08, 0.08, (2, n))
-    rows = np.stack([np.stack([cos, -sin, shift[0]], -1), np.stack([sin, cos, shift[1]], -1)], 1)
-    theta = torch.as_tensor(rows, dtype=torch.float32, device=pixels.device)
-    images = pixels.permute(0, 3, 1, 2).float()
-    grid = affine_grid(theta, list(images.shape), align_corners=False)
-    moved = grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    return moved.permute(0, 2, 3, 1)
-
-
-def _weights(module: nn.Module) -> dict[str, Tensor]:
-    state = module.get_submodule("network").state_dict()
-    return {key: value.detach().to("cpu", copy=True) for key, value in state.items()}
+    loss: float
+    weights: dict[str, Tensor]

@@ -18,6 +18,7 @@ from ml_backend.domain import (
     ProjectRef,
     TaskId,
 )
+from ml_backend.draw import Draw
 from ml_backend.errors import NotFound
 from ml_backend.generation import Array, Floats, Generation, Projection
 from ml_backend.wire import place_of
@@ -102,6 +103,7 @@ class MemoryArtifacts:
     def __init__(self) -> None:
         self._generation: Generation | None = None
         self._projection: Projection | None = None
+        self._draw: Draw | None = None
 
     def generation(self, project: ProjectRef) -> Generation | None:
         return self._generation
@@ -115,8 +117,11 @@ class MemoryArtifacts:
     def projection(self, project: ProjectRef) -> Projection | None:
         return self._projection
 
-    def draw(self, project: ProjectRef) -> None:
-        return None  # nobody audits a simulation
+    def draw(self, project: ProjectRef) -> Draw | None:
+        return self._draw
+
+    def publish_draw(self, project: ProjectRef, draw: Draw) -> None:
+        self._draw = draw
 
     def publish_projection(self, project: ProjectRef, projection: Projection) -> None:
         self._projection = projection

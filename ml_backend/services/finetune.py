@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ml_backend.domain import ProjectRef, TaskId
+from ml_backend.domain import ContentKey, ProjectRef, TaskId
 from ml_backend.errors import NotReady
 from ml_backend.generation import Generation, judged
 from ml_backend.ports import Finetuner, LabelStudio
 from ml_backend.services.ingest import THREADS, ahead, download
-from ml_backend.services.learn import Labelled, Learner
+from ml_backend.services.learn import Learner
 from ml_backend.services.projection import fit_pca
 from ml_backend.services.train import TrainOutcome, folds, standard_error
 from ml_backend.wire import image_of
@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 
 LEAST_LABELS = 50
 """Fewer can't tell whether the new backbone is better."""
+
+UNLABELLED = 20_000
+"""Images without a label that are trained on at most; their pixels take 3 GB of disk at 224 × 224."""
 
 Progress = Callable[[str, int, int], None]
 """Hears the stage's name, how much of it is done, and all of it."""
@@ -71,9 +74,15 @@ class FullRound:
         shown = np.setdiff1d(np.arange(len(labelled.keys)), held_out)
         watched = np.zeros(len(shown), bool)
         watched[folds(labelled.targets[shown], multiple=multiple)[0][::2]] = True
+        taught = [labelled.tasks[row] for row in shown.tolist()]
+        keys_of = self.learner.state.tasks(ref)
+        known = set(labelled.tasks)
+        more = sorted((key, task) for task, key in keys_of.items() if key and task not in known)
+        wanted = {task: labelled.keys[row] for task, row in zip(taught, shown.tolist(), strict=True)}
+        wanted |= {task: key for key, task in more[:UNLABELLED]}  # content keys are hashes: a random sample
         feature_set = self.finetuner.tune(
-            [labelled.keys[row] for row in shown],
-            self._images(ref, labelled, shown.tolist(), addresses),
+            list(wanted.values()),
+            self._images(ref, wanted, addresses),
             labelled.targets[shown],
             watched,
             multiple=multiple,
@@ -102,19 +111,17 @@ class FullRound:
         return TrainOutcome(fresh, manifest)
 
     def _images(
-        self, ref: ProjectRef, labelled: Labelled, rows: list[int], addresses: Mapping[TaskId, str]
+        self, ref: ProjectRef, wanted: Mapping[TaskId, ContentKey], addresses: Mapping[TaskId, str]
     ) -> Iterator[tuple[str, bytes]]:
-        """(content key, bytes) of labelled images; those that can't be read are left out."""
-        wanted = {
-            addresses[task]: labelled.keys[row] for row in rows if (task := labelled.tasks[row]) in addresses
-        }
+        """(content key, bytes) of these tasks' images; those that can't be read are left out."""
+        keys = {addresses[task]: key for task, key in wanted.items() if task in addresses}
         with ThreadPoolExecutor(THREADS, "download") as pool:
-            for address, future in ahead(pool, partial(download, self.studio, ref), wanted):
+            for address, future in ahead(pool, partial(download, self.studio, ref), keys):
                 data = future.result()
                 if isinstance(data, str):
                     log.warning("project %s: %s is left out: %s", ref.id, address, data)
                 else:
-                    yield wanted[address], data
+                    yield keys[address], data
 
 
 def compare(plain: Mapping[str, Any], full: Mapping[str, Any]) -> tuple[str, bool]:

@@ -53,6 +53,65 @@ class Step:
     pure: float
 
 
+class Session:
+    """People label: who is served what, what they answer, and what all of it has cost so far.
+
+    ``truth`` (n,) classes of all rows. ``given`` (n,): the answers, -1 for none. ``seconds`` are those of all
+    people together, the page's own time included.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        truth: Labels,
+        people: Sequence[Person],
+        cost: CostOf,
+        *,
+        page_seconds: float = PAGE_SECONDS,
+        seed: int = 0,
+    ) -> None:
+        self.system, self.truth, self.people, self.cost = system, truth, people, cost
+        self.page_seconds = page_seconds
+        self.given = np.full(len(truth), -1)
+        self.turns = self.answers = self.hits = self.same = self.runs = 0
+        self._rng = np.random.default_rng(seed)
+        self._last: dict[int, tuple[int, int]] = {}
+        self._clock = [0.0] * len(people)
+
+    @property
+    def seconds(self) -> float:
+        """Annotator seconds so far."""
+        return float(sum(self._clock))
+
+    def turn(self) -> bool:
+        """The next person answers one image; False where nothing is left for them."""
+        who = self.turns % len(self.people)
+        row = self.system.serve(who)
+        if row is None:
+            return False
+        shown, probability = self.system.suggestion(row)
+        label = self.people[who].answer(int(self.truth[row]), self._rng)
+        before = self._last.get(who)
+        switch = before is None or label is None or before[1] != label
+        answer = Answer(
+            "skip" if label is None else "accept" if shown == label else "correct",
+            probability,
+            self.system.distance(row, before[0]) if before else 0.0,
+            switch,
+            self._clock[who] / 60,
+            who,
+        )
+        self._clock[who] += self.page_seconds + self.people[who].pace * self.cost(answer, self._rng)
+        self.system.answer(row, label, who)
+        self.turns, self.answers = self.turns + 1, self.answers + 1
+        self.hits += answer.kind == "accept"
+        if label is not None:
+            self.given[row] = label
+            self.runs, self.same = self.runs + switch, self.same + (not switch)
+            self._last[who] = (row, label)
+        return True
+
+
 def replay(
     system: System,
     truth: Labels,
@@ -69,60 +128,34 @@ def replay(
 ) -> list[dict[str, Any]]:
     """Answer up to ``labels`` images in turn and return a ``Step`` as a dict after each ``every`` of them.
 
-    ``truth`` (n,) classes of all rows, ``held_out`` rows that are never served. Seconds are those of all
-    people together, the page's own time included. Ends early where the pool's accuracy reaches ``until``.
+    ``held_out``: rows that are never served. Ends early where the pool's accuracy reaches ``until``. See
+    ``Session`` for the rest.
     """
-    rng = np.random.default_rng(seed)
+    session = Session(system, truth, people, cost, page_seconds=page_seconds, seed=seed)
     pool = np.setdiff1d(np.arange(len(truth)), held_out)
-    given = np.full(len(truth), -1)
-    last: dict[int, tuple[int, int]] = {}
-    clock = [0.0] * len(people)
     steps: list[Step] = []
-    hits = answers = runs = same = 0
-
-    def look() -> Step:
-        said = system.predict(np.arange(len(truth)))
-        known = np.where(given >= 0, given, said)
-        return Step(
-            int((given >= 0).sum()),
-            float(sum(clock)),
-            float((said[held_out] == truth[held_out]).mean()) if len(held_out) else float("nan"),
-            float((known[pool] == truth[pool]).mean()) if len(pool) else float("nan"),
-            hits / max(answers, 1),
-            (same + runs) / max(runs, 1),
-            same / max(same + runs, 1),
-        )
-
-    for turn in range(labels):
-        who = turn % len(people)
-        row = system.serve(who)
-        if row is None:
-            break
-        shown, probability = system.suggestion(row)
-        label = people[who].answer(int(truth[row]), rng)
-        before = last.get(who)
-        switch = before is None or label is None or before[1] != label
-        answer = Answer(
-            "skip" if label is None else "accept" if shown == label else "correct",
-            probability,
-            system.distance(row, before[0]) if before else 0.0,
-            switch,
-            clock[who] / 60,
-            who,
-        )
-        clock[who] += page_seconds + people[who].pace * cost(answer, rng)
-        system.answer(row, label, who)
-        answers, hits = answers + 1, hits + (answer.kind == "accept")
-        if label is not None:
-            given[row] = label
-            runs, same = runs + switch, same + (not switch)
-            last[who] = (row, label)
-        progress(turn + 1, labels)
-        if (turn + 1) % every == 0 or turn + 1 == labels:
-            steps.append(look())
-            hits = answers = 0
+    while session.turns < labels and session.turn():
+        progress(session.turns, labels)
+        if session.turns % every == 0 or session.turns == labels:
+            steps.append(_look(session, pool, held_out))
+            session.answers = session.hits = 0
             if steps[-1].pool >= until:
                 break
-    if answers:
-        steps.append(look())
+    if session.answers:
+        steps.append(_look(session, pool, held_out))
     return [asdict(step) for step in steps]
+
+
+def _look(session: Session, pool: Labels, held_out: Labels) -> Step:
+    truth, given = session.truth, session.given
+    said = session.system.predict(np.arange(len(truth)))
+    known = np.where(given >= 0, given, said)
+    return Step(
+        int((given >= 0).sum()),
+        session.seconds,
+        float((said[held_out] == truth[held_out]).mean()) if len(held_out) else float("nan"),
+        float((known[pool] == truth[pool]).mean()) if len(pool) else float("nan"),
+        session.hits / max(session.answers, 1),
+        (session.same + session.runs) / max(session.runs, 1),
+        session.same / max(session.same + session.runs, 1),
+    )

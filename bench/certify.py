@@ -1,0 +1,242 @@
+"""Annotator seconds until a whole data set is labelled, right and certified, against labelling it by hand.
+
+PYTHONPATH=. python bench/certify.py --mnist mnist-test-10k.npz --cifar10 cifar10-test.tar --cache DIR
+
+With the machine: people label ``--labels`` images in the order of the strategy; the backbone is fine-tuned on
+them (``rush train --full``) and published if it is better; audits are drawn and answered until a set is
+certified (``rush audit``, ``rush certify``); that set is taken over, and people answer what is left. All by
+the product's own code, on people who are never wrong and cost what QuickSort/Rush publishes.
+By hand: people answer every image, in random order with and without suggestions, and along chains.
+Runs are kept in the cache folder, so a second call goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from common import report
+from data import Labelled, cifar10, features, mnist
+
+from ml_backend.adapters.embedders import open_embedder
+from ml_backend.adapters.features import made_with
+from ml_backend.adapters.finetune_torch import TorchFinetuner
+from ml_backend.adapters.memory import MemoryFeatures
+from ml_backend.domain import Annotation, AnnotationId, Task, TaskId, TaskRecord
+from ml_backend.draw import Target
+from ml_backend.memory_project import REF, MemoryProject, Options
+from ml_backend.ports import Features, LabelStudio
+from ml_backend.services.auditing import ask_more, make_draw
+from ml_backend.services.certificate import Standing, standing
+from ml_backend.services.finetune import FullRound
+from strategies.cost import CORRECT_SECONDS, PAGE_SECONDS
+from strategies.simulate import Person, Session, published
+
+CONFIDENCE = 0.95
+BACKBONE = "efficientnet-lite0"
+MOST_AUDITS = 0.5
+"""Share of the frame after which no more audits are asked for."""
+
+
+class Pictures:
+    """The part of Label Studio that a full round asks: which images there are, and their bytes."""
+
+    def __init__(self, images: list[bytes]) -> None:
+        self.images = images
+
+    def records(self, project: int) -> Iterator[TaskRecord]:
+        """Every task with its address."""
+        for row in range(len(self.images)):
+            yield TaskRecord(Task(TaskId(row + 1), {"image": f"/{row}"}))
+
+    def download(self, url: str, project: int | None = None) -> bytes:
+        """The bytes at an address."""
+        return self.images[int(url[1:])]
+
+
+def full_round(project: MemoryProject, images: list[bytes], size: int, folder: Path) -> str:
+    """Fine-tune, embed all images anew and publish if better; returns the verdict."""
+    keys = project.state.tasks(REF)
+
+    def embed(feature_set: str, addresses: object) -> None:
+        name, side = made_with(feature_set)
+        embedder = open_embedder(name, side, "cpu", folder)
+        found = embedder.embed((key, images[task - 1]) for task, key in keys.items())
+        rows = np.stack([row for row in found if not isinstance(row, Exception)])
+        embedder.close()
+        stored = MemoryFeatures(list(keys.values()), rows.astype(np.float16))
+        project.features[feature_set] = cast(Features, stored)
+
+    outcome = FullRound(
+        project.learner,
+        project.learner_on,
+        embed,
+        TorchFinetuner(BACKBONE, size, "cpu", folder),
+        cast(LabelStudio, Pictures(images)),
+        lambda stage, done, total: None,
+    ).run(REF)
+    if outcome.generation is not None:
+        project.learner = project.learner_on(outcome.generation.backbone)
+        project.project.happened("generation", {})
+    return str(outcome.manifest["full"])
+
+
+def stands(project: MemoryProject) -> Standing:
+    """What the audits certify by now."""
+    draw = project.artifacts.draw(REF)
+    assert draw is not None
+    return standing(draw, project.state.tasks(REF), project.state.annotations(REF))
+
+
+def accept(project: MemoryProject, session: Session, said: Standing) -> int:
+    """Take the certified set over, as ``rush certify --accept`` does with annotations; returns its size."""
+    numbers = count(10**9)
+    for position in said.rest.tolist():
+        task, suggestion = said.suggestion(position)
+        made = Annotation(AnnotationId(next(numbers)), task, 0, suggestion.labels, machine=True)
+        project.project.annotated(made)
+        project.studio.close_task(task)
+        session.given[task - 1] = int(suggestion.labels[0])
+    return len(said.rest)
+
+
+def certified(
+    name: str,
+    stored: np.ndarray,
+    truth: np.ndarray,
+    images: list[bytes],
+    options: argparse.Namespace,
+    seed: int,
+) -> dict[str, Any]:
+    """One run with the machine; see above."""
+    began, size, error, folder = (
+        time.time(),
+        options.size[name],
+        options.error[name],
+        options.cache / "networks",
+    )
+    classes = [str(number) for number in range(int(truth.max()) + 1)]
+    project = MemoryProject(stored, classes, np.empty(0, np.int64), options.strategy, Options())
+    session = Session(project, truth, [Person()], published, seed=seed)
+    marks: dict[str, list[float]] = {}
+
+    def mark(stage: str) -> None:
+        marks[stage] = [session.turns, round(session.seconds, 1)]
+        print(
+            f"{name} {options.strategy} {seed}: {stage} {marks[stage]} {time.time() - began:.0f} s",
+            flush=True,
+        )
+
+    while session.turns < options.labels[name] and session.turn():
+        pass
+    mark("labels")
+    verdict = full_round(project, images, size, folder)
+    print(verdict, flush=True)
+    learner = project.learner
+    target = Target(error, CONFIDENCE)
+    draw = make_draw(REF, project.state, project.artifacts, learner.features, target, share=1.0, seed=seed)
+    project.project.happened("audits", {})
+    while True:
+        while len(project.project.queue.mixing) and session.turn():
+            pass
+        said = stands(project)
+        now = project.artifacts.draw(REF)
+        assert now is not None
+        if said.more == 0 or said.more is None or now.count + said.more > MOST_AUDITS * len(draw):
+            break
+        ask_more(REF, project.state, project.artifacts, said.more)
+        project.project.happened("audits", {})
+    mark("audits")
+    taken = accept(project, session, said)
+    mark("accepted")
+    while session.turn():
+        pass
+    mark("rest")
+    right = float((session.given == truth).mean())
+    return {
+        "data": name,
+        "strategy": options.strategy,
+        "seed": seed,
+        "verdict": verdict,
+        "marks": marks,
+        "frame": len(draw),
+        "accepted": taken,
+        "bound": said.bound,
+        "right": right,
+        "minutes": session.seconds / 60,
+        "certified_error": said.bound * taken / len(truth),
+    }
+
+
+def by_hand(stored: np.ndarray, truth: np.ndarray, strategy: str, seed: int, train: int) -> dict[str, Any]:
+    """Every image answered by a person who sees suggestions."""
+    classes = [str(number) for number in range(int(truth.max()) + 1)]
+    rounds = Options(train_labels=train, rank_every=train)
+    project = MemoryProject(stored, classes, np.empty(0, np.int64), strategy, rounds)
+    session = Session(project, truth, [Person()], published, seed=seed)
+    while session.turn():
+        if session.turns % 1000 == 0:
+            print(f"{strategy} by hand: {session.turns}, {session.seconds / 60:.1f} minutes", flush=True)
+    return {
+        "strategy": strategy,
+        "minutes": session.seconds / 60,
+        "accepted": session.hits / session.turns,
+        "run": session.turns / max(session.runs, 1),
+    }
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What is in the file, else what ``make`` returns, which is kept there."""
+    if not path.exists():
+        found = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found))
+    return cast(dict[str, Any], json.loads(path.read_text()))
+
+
+def main() -> None:
+    """Run all and report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cifar10", type=Path)
+    parser.add_argument("--mnist", type=Path)
+    parser.add_argument("--cache", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--strategies", nargs="+", default=["rush", "random"])
+    parser.add_argument("--mnist-labels", type=int, default=160)
+    parser.add_argument("--cifar10-labels", type=int, default=600)
+    parser.add_argument("--hand", action="store_true", help="also every image by hand, which takes long")
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
+    options.labels = {"mnist": options.mnist_labels, "cifar10": options.cifar10_labels}
+    options.size, options.error = {"mnist": 64, "cifar10": 96}, {"mnist": 0.01, "cifar10": 0.1}
+    runs, hand = [], []
+    for name, path, read in (("mnist", options.mnist, mnist), ("cifar10", options.cifar10, cifar10)):
+        if path is None:
+            continue
+        found: list[Labelled] = list(read(path))
+        stored, labels = features(name, iter(found), options.cache)
+        truth = np.unique(labels, return_inverse=True)[1]
+        images = [data for _, data in found]
+        at = options.cache / "certify"
+        for seed in range(options.seeds):
+            for strategy in options.strategies:
+                options.strategy = strategy
+                file = at / f"{name}-{strategy}-{options.labels[name]}-{options.size[name]}-{seed}.json"
+                runs.append(kept(file, lambda: certified(name, stored, truth, images, options, seed)))  # noqa: B023
+        if options.hand:
+            for strategy in ("random", "cluster_chain"):
+                file = at / f"{name}-{strategy}-hand.json"
+                hand.append({"data": name} | kept(file, lambda: by_hand(stored, truth, strategy, 0, 200)))  # noqa: B023
+        alone = len(truth) * (PAGE_SECONDS + CORRECT_SECONDS) / 60
+        hand.append({"data": name, "strategy": "random", "suggestions": False, "minutes": alone})
+    report("certify", {"runs": runs, "by_hand": hand}, options.out)
+
+
+if __name__ == "__main__":
+    main()
