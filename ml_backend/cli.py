@@ -250,7 +250,7 @@ def list_strategies() -> None:
     required=True,
     help="An .npz of images (or features) and labels, or a folder with one sub-folder per class; repeatable.",
 )
-@click.option("--strategy", default="cluster_chain", show_default=True, help="Names, comma separated.")
+@click.option("--strategy", default="rush", show_default=True, help="Names, comma separated.")
 @click.option("--labels", type=click.IntRange(1), default=300, show_default=True, help="Answers per run.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs per strategy.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("simulation"), show_default=True)

@@ -44,7 +44,7 @@ class Settings(BaseSettings):
         SecretStr(""),
         description="Value of the X-Rush-Secret header that webhooks must carry; empty means none.",
     )
-    strategy: str = Field("cluster_chain", description="Query strategy of projects that have not chosen one.")
+    strategy: str = Field("rush", description="Query strategy of projects that have not chosen one.")
     window: int = Field(200, ge=10, description="Tasks that hold a prediction, which is the queue.")
     train_labels: int = Field(20, ge=1, description="New labels that trigger a training round.")
     train_seconds: float = Field(5.0, ge=0, description="Least seconds between two training rounds.")

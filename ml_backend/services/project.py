@@ -73,8 +73,8 @@ class Project:
         try:
             strategies.get(name)
         except strategies.UnknownStrategy as error:
-            log.warning("project %s: %s Using cluster_chain.", self.ref.id, error)
-            return "cluster_chain"
+            log.warning("project %s: %s Using rush.", self.ref.id, error)
+            return "rush"
         return name
 
     # ---- loading

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import strategies
-from ml_backend.commands import connect, doctor, import_images
+from ml_backend.commands import choose_strategy, connect, doctor, import_images
 from tests.product import Product, label_config
 
 
@@ -19,6 +19,8 @@ def project(product: Product, digits: Path) -> int:
     report = import_images(product.parts, number, digits)
     assert (report.imported, report.skipped) == (200, [])
     product.wait(number, tasks=200, embedded=200, window=30)
+    choose_strategy(product.parts, number, "cluster_chain")
+    product.wait(number, strategy="cluster_chain")
     return number
 
 
