@@ -176,7 +176,7 @@ def up(environment: dict[str, str]) -> Iterator[None]:
         began = time.monotonic()
         compose(environment, "up", "-d", "--no-build", "--pull", "never", "--wait", "--wait-timeout", "600",
                 "label-studio", "postgres", "redis", "qdrant", "ml_backend", "worker", show=True)  # fmt: skip
-        compose(environment, "up", "--no-build", "--pull", "never", "--no-recreate", "demo", show=True)
+        compose(environment, "run", "--rm", "-T", "--no-deps", "demo", show=True)
         note("up", f"healthy, connected and filled after {time.monotonic() - began:.0f} s")
         yield
     except BaseException:

@@ -71,11 +71,12 @@ def python(docker: Run) -> None:
 
         def lean(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
             parts = Path(info.name).parts
-            return None if {"site-packages", "__pycache__", "test"} & set(parts) else info
+            left_out = {"site-packages", "__pycache__", "test", "idlelib"} & set(parts)
+            return None if left_out or any(part.startswith("config-3") for part in parts) else info
 
         with tarfile.open(archive, "w") as tar:
             libraries = sorted((prefix / "lib").glob(f"lib{version}*.so*"))
-            for path in (prefix / "bin" / version, *libraries, prefix / "lib" / version, prefix / "include"):
+            for path in (prefix / "bin" / version, *libraries, prefix / "lib" / version):
                 tar.add(
                     path.resolve() if path.name == version else path, path.relative_to(prefix), filter=lean
                 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from ml_backend.domain import MODEL_VERSION, ProjectRef
 from ml_backend.errors import BadRequest, LabelStudioError, NotFound, UnusableConfig
@@ -194,7 +195,11 @@ def webhook_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> St
     try:
         studio.call("POST", "/api/webhooks/", json={**body, "headers": headers, "is_active": True})
     except LabelStudioError as error:
-        hint = f"{SWITCHES}, then run this again." if "reserved network" in error.message else error.hint
+        hint = error.hint
+        if "reserved network" in error.message:
+            hint = f"{SWITCHES}, then run this again."
+        elif "_" in (urlsplit(url).hostname or ""):
+            hint = "It takes no host name with an underscore: set RUSH_PUBLIC_URL to one without."
         raise LabelStudioError(f"Label Studio refuses the webhook {url}: {error.message}", hint) from None
     return Step("webhook", "done", url)
 

@@ -1,0 +1,51 @@
+"""The compose file, its example settings and the product's settings agree; the daemon's part is test-compose."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from ml_backend.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = (ROOT / "docker-compose.yml").read_text()
+EXAMPLE = dict(
+    line.split("=", 1)
+    for line in (ROOT / ".env.example").read_text().splitlines()
+    if line and not line.startswith("#")
+)
+USED = dict(re.findall(r"\$\{(\w+)(:?[-?][^}]*)?\}", COMPOSE))
+
+
+def test_every_variable_of_ours_is_a_setting() -> None:
+    known = {f"RUSH_{name.upper()}" for name in Settings.model_fields}
+    given = set(re.findall(r"^\s+(RUSH_\w+):", COMPOSE, re.MULTILINE))
+    assert given
+    assert given <= known
+
+
+def test_the_example_sets_what_the_compose_file_reads_and_all_that_it_demands() -> None:
+    assert set(EXAMPLE) <= set(USED)
+    demanded = {name for name, default in USED.items() if default.startswith(":?")}
+    assert demanded <= set(EXAMPLE)
+    assert all(EXAMPLE[name] for name in demanded)
+
+
+def test_every_image_is_pinned_and_no_secret_has_a_default() -> None:
+    images = re.findall(r"image: \$\{\w+:-(\S+)\}", COMPOSE)
+    assert len(images) == COMPOSE.count("image:")
+    assert all(re.search(r":v?\d+\.\d+\.\d+", image) for image in images), images
+    assert not [
+        name for name in USED if "PASSWORD" in name or "SECRET" in name if not USED[name].startswith(":?")
+    ]
+
+
+def test_the_token_of_the_example_has_the_form_that_label_studio_takes() -> None:
+    assert re.fullmatch(r"[0-9a-f]{40}", EXAMPLE["LABEL_STUDIO_API_KEY"])
+
+
+def test_the_backend_has_a_name_that_label_studio_takes_for_a_webhook() -> None:
+    host = re.search(r"RUSH_PUBLIC_URL:-http://([^:}]+)", COMPOSE)
+    assert host is not None
+    assert "_" not in host[1]
+    assert f"aliases: [{host[1]}]" in COMPOSE
