@@ -14,26 +14,33 @@ BLOCK = 8192
 
 
 def k_means(vectors: Floats, count: int, rng: np.random.Generator) -> tuple[Rows, Floats]:
-    """Return the group (n,) of each unit vector and its cosine (n,) to the group's centre.
+    """Return the group (n,) of each unit vector and its cosine (n,) to its centre; see ``centres``."""
+    return nearest(vectors, centres(vectors, count, rng))
 
-    At most ``count`` groups (k-means++, Arthur & Vassilvitskii 2007; spherical, Dhillon & Modha 2001); fewer
-    where there are fewer different vectors. Time O(n d count), fitted on at most 20,000 of the vectors.
+
+def centres(vectors: Floats, count: int, rng: np.random.Generator, start: Floats | None = None) -> Floats:
+    """Return unit centres (K, d) of at most ``count`` groups of unit vectors (n, d), n > 0.
+
+    k-means++ (Arthur & Vassilvitskii 2007), spherical (Dhillon & Modha 2001); fewer groups where there are
+    fewer different vectors. ``start`` (≤ count, d): centres to go on from, which keep their numbers. Time
+    O(n d count), fitted on at most 20,000 of the vectors.
     """
     n = len(vectors)
     sample = vectors if n <= FITTED else vectors[np.sort(rng.choice(n, FITTED, replace=False))]
-    centres = sample[_spread(sample, min(count, len(sample)), rng)]
+    old = sample[:0] if start is None else start
+    found = np.concatenate([old, sample[_spread(sample, min(count, len(sample)) - len(old), rng, old)]])
     for _ in range(TURNS):
-        group, _ = nearest(sample, centres)
+        group, _ = nearest(sample, found)
         order = np.argsort(group, kind="stable")
         there, first = np.unique(group[order], return_index=True)
         sums = np.add.reduceat(sample[order], first, axis=0)
         norms = np.linalg.norm(sums, axis=1, keepdims=True)
-        fresh = centres.copy()
-        fresh[there] = np.where(norms > 1e-6, sums / np.maximum(norms, 1e-6), centres[there])
-        if np.array_equal(fresh, centres):
+        fresh = found.copy()
+        fresh[there] = np.where(norms > 1e-6, sums / np.maximum(norms, 1e-6), found[there])
+        if np.array_equal(fresh, found):
             break
-        centres = fresh
-    return nearest(vectors, centres)
+        found = fresh
+    return found
 
 
 def nearest(vectors: Floats, centres: Floats) -> tuple[Rows, Floats]:
@@ -55,17 +62,18 @@ def closest(vectors: Floats, others: Floats) -> Floats:
     return nearest(vectors, others)[1]
 
 
-def _spread(vectors: Floats, count: int, rng: np.random.Generator) -> Rows:
-    """Rows of k-means++ seeds: each drawn with a probability in proportion to its squared distance."""
-    chosen = [int(rng.integers(len(vectors)))]
+def _spread(vectors: Floats, count: int, rng: np.random.Generator, start: Floats) -> Rows:
+    """At most ``count`` rows far from the centres there are: k-means++, by squared distance."""
+    chosen: list[int] = []
     distance = np.full(len(vectors), np.inf, np.float32)
-    for _ in range(count - 1):
-        last = vectors[chosen[-1]]
-        np.minimum(distance, np.clip(1.0 - vectors @ last, 0.0, None), out=distance)
-        following = draw(distance, rng)
+    for centre in start:
+        np.minimum(distance, np.clip(1.0 - vectors @ centre, 0.0, None), out=distance)
+    for _ in range(count):
+        following = int(rng.integers(len(vectors))) if np.isinf(distance[0]) else draw(distance, rng)
         if following is None:
             break
         chosen.append(following)
+        np.minimum(distance, np.clip(1.0 - vectors @ vectors[following], 0.0, None), out=distance)
     return np.array(chosen, np.int64)
 
 

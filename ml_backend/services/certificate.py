@@ -14,9 +14,7 @@ from ml_backend.draw import Draw
 from ml_backend.services.labels import settle_all
 from strategies.audit_plan import ladder
 from strategies.certify import MIXTURE, Certificate, Tested, audits_needed, certify, overall_error
-
-LONGEST = 60.0
-"""Seconds that one answer counts at most: what is longer was a break."""
+from strategies.cost import busy
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +83,9 @@ def standing(
             accepted, wrong, rest = tested, most, left
     frame = set(draw.tasks.tolist())
     human = sum(1 for state, _ in states.values() if state is LabelState.LABELLED)
-    times = [min(a.lead_time, LONGEST) for a in annotations if a.lead_time and not a.machine]
+    answers = [a for a in annotations if a.lead_time and not a.machine]
+    times = np.array([a.lead_time for a in answers], np.float64)
+    times = times[busy([a.annotator for a in answers], times)]
     bound = wrong / len(rest) if len(rest) else 0.0
     return Standing(
         draw=draw,
@@ -101,7 +101,7 @@ def standing(
         more=_more(draw, certificate.failed),
         refuted=certificate.accepted is not None and accepted is None,
         overall=overall_error(len(rest), bound, human, human_error),
-        seconds=float(np.mean(times)) if times else 0.0,
+        seconds=float(times.mean()) if len(times) else 0.0,
     )
 
 

@@ -11,6 +11,8 @@ from ml_backend.domain import SPACE_DIM
 from ml_backend.generation import Array, Floats, Pca, Projection, normalise
 from ml_backend.neighbours import nearest
 from ml_backend.ports import Projector
+from strategies.clusters import centres
+from strategies.clusters import nearest as nearest_centre
 
 PCA_ROWS = 20_000
 """More images than this change nothing in 64 components; they are read evenly spread."""
@@ -18,7 +20,6 @@ BLOCK = 4096
 NEIGHBOURS = 15
 DENSITY_ROWS = 20_000
 MIN_CLUSTERS, MAX_CLUSTERS = 4, 200
-ROUNDS = 15
 
 
 def fit_pca(features: Array) -> Pca:
@@ -121,27 +122,5 @@ def _clusters(raw: Floats, old: Floats | None) -> tuple[Floats, npt.NDArray[np.i
     wanted = min(n, int(np.clip(np.sqrt(n / 2), MIN_CLUSTERS, MAX_CLUSTERS)))
     if old is not None and wanted < 1.5 * len(old):
         wanted = len(old)  # new numbers for all clusters only where there are far more images
-    centroids = _seeds(raw, wanted, old)
-    cluster = np.full(n, -1, np.int32)
-    for _ in range(ROUNDS):
-        before, cluster = cluster, np.argmax(raw @ centroids.T, axis=1).astype(np.int32)
-        if (before == cluster).all():
-            break
-        sums = np.zeros_like(centroids)
-        np.add.at(sums, cluster, raw)
-        centroids = normalise(np.where(sums.any(axis=1, keepdims=True), sums, centroids))
-    return centroids, cluster
-
-
-def _seeds(raw: Floats, wanted: int, old: Floats | None) -> Floats:
-    """The old centroids, and for each one that is missing a row far from those there are (k-means++)."""
-    random = np.random.default_rng(0)
-    seeds = [] if old is None else list(old)
-    far = np.full(len(raw), 2.0)
-    for seed in seeds:
-        far = np.minimum(far, 1.0 - raw @ seed)
-    while len(seeds) < wanted:
-        weights = np.maximum(far, 0) + 1e-9
-        seeds.append(raw[random.choice(len(raw), p=weights / weights.sum())])
-        far = np.minimum(far, 1.0 - raw @ seeds[-1])
-    return np.array(seeds, np.float32).reshape(-1, raw.shape[1])
+    centroids = centres(raw, wanted, np.random.default_rng(0), old)
+    return centroids, nearest_centre(raw, centroids)[0].astype(np.int32)
