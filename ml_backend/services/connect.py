@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from ml_backend.domain import MODEL_VERSION, ProjectRef
 from ml_backend.errors import BadRequest, LabelStudioError, NotFound, UnusableConfig
@@ -198,8 +197,8 @@ def webhook_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> St
         hint = error.hint
         if "reserved network" in error.message:
             hint = f"{SWITCHES}, then run this again."
-        elif "_" in (urlsplit(url).hostname or ""):
-            hint = "It takes no host name with an underscore: set RUSH_PUBLIC_URL to one without."
+        elif "valid URL" in error.message:
+            hint = "It takes localhost, an address, or a name with a dot and no underscore: set RUSH_PUBLIC_URL."
         raise LabelStudioError(f"Label Studio refuses the webhook {url}: {error.message}", hint) from None
     return Step("webhook", "done", url)
 

@@ -47,4 +47,5 @@ def test_the_backend_has_a_name_that_label_studio_takes_for_a_webhook() -> None:
     host = re.search(r"RUSH_PUBLIC_URL:-http://([^:}]+)", COMPOSE)
     assert host is not None
     assert "_" not in host[1]
+    assert "." in host[1]
     assert f"aliases: [{host[1]}]" in COMPOSE
