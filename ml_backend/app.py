@@ -138,16 +138,23 @@ def _check_credentials(settings: Settings) -> None:
                 "Run rush connect to set it in Label Studio.",
             )
         return
-    if settings.basic_auth_user:
-        given_auth, password = request.authorization, settings.basic_auth_password.get_secret_value()
-        name = (given_auth.username if given_auth else None) or ""
-        word = (given_auth.password if given_auth else None) or ""
-        right = hmac.compare_digest(name.encode(), settings.basic_auth_user.encode())
-        if not (hmac.compare_digest(word.encode(), password.encode()) and right):
-            raise Unauthorized(
-                "The request carries no or wrong credentials.",
-                "Set user and password of the ML backend in Label Studio, or run rush connect.",
-            )
+    if settings.basic_auth_user and not _known(settings):
+        raise Unauthorized(
+            "The request carries no or wrong credentials.",
+            "Set user and password of the ML backend in Label Studio, or run rush connect.",
+        )
+
+
+def _known(settings: Settings) -> bool:
+    """Whether the request carries the token, or user and password; compared in constant time."""
+    given, token = request.authorization, settings.token.get_secret_value()
+    if given is None:
+        return False
+    if given.type == "bearer":
+        return bool(token) and hmac.compare_digest((given.token or "").encode(), token.encode())
+    password = settings.basic_auth_password.get_secret_value()
+    right = hmac.compare_digest((given.username or "").encode(), settings.basic_auth_user.encode())
+    return hmac.compare_digest((given.password or "").encode(), password.encode()) and right
 
 
 def _logged(what: str, work: Callable[..., object], *given: Any) -> None:

@@ -96,4 +96,5 @@ def status(parts: Parts) -> list[dict[str, Any]]:
     """What the running backend says of its projects; NotReady where none runs."""
     settings = parts.settings
     auth = (settings.basic_auth_user, settings.basic_auth_password.get_secret_value())
-    return backend_status(settings.backend_url, auth if settings.basic_auth_user else None)
+    token = settings.token.get_secret_value()
+    return backend_status(settings.backend_url, auth if settings.basic_auth_user else None, token)

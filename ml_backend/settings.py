@@ -40,6 +40,11 @@ class Settings(BaseSettings):
     )
     basic_auth_user: str = Field("", description="User name that Label Studio must send; empty means none.")
     basic_auth_password: SecretStr = Field(SecretStr(""), description="Password that goes with it.")
+    token: SecretStr = Field(
+        SecretStr(""),
+        description="Token that scripts and other machines' command lines may send instead, as "
+        "Authorization: Bearer; needs the user name.",
+    )
     webhook_secret: SecretStr = Field(
         SecretStr(""),
         description="Value of the X-Rush-Secret header that webhooks must carry; empty means none.",

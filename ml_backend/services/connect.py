@@ -198,7 +198,7 @@ def webhook_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> St
         if "reserved network" in error.message:
             hint = f"{SWITCHES}, then run this again."
         elif "valid URL" in error.message:
-            hint = "It takes localhost, an address, or a name with a dot and no underscore: set RUSH_PUBLIC_URL."
+            hint = "It takes localhost, an address or a name with a dot and no underscore: RUSH_PUBLIC_URL."
         raise LabelStudioError(f"Label Studio refuses the webhook {url}: {error.message}", hint) from None
     return Step("webhook", "done", url)
 

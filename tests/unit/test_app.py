@@ -144,6 +144,20 @@ def test_wrong_or_missing_credentials_are_a_401(
     assert client.get("/health").status_code == 200
 
 
+@pytest.mark.parametrize(("token", "given", "status"), [("t0ken", "t0ken", 200), ("t0ken", "other", 401)])
+def test_the_token_opens_as_well(
+    client_of: Callable[..., FlaskClient], token: str, given: str, status: int
+) -> None:
+    client = client_of(basic_auth_user="rush", basic_auth_password="right", token=token)
+    assert client.get("/status", headers={"Authorization": f"Bearer {given}"}).status_code == status
+
+
+@pytest.mark.parametrize("given", ["Bearer", "Bearer ", "Bearer rush", "Basic !!", "Digest x=1"])
+def test_where_no_token_is_set_none_opens(client_of: Callable[..., FlaskClient], given: str) -> None:
+    client = client_of(basic_auth_user="rush", basic_auth_password="right")
+    assert client.get("/status", headers={"Authorization": given}).status_code == 401
+
+
 def test_a_webhook_without_the_secret_is_a_401_and_notes_nothing(
     world: World, client_of: Callable[..., FlaskClient]
 ) -> None:

@@ -107,7 +107,7 @@ def _run(name: str, check: Check, case: Case) -> Iterator[Finding]:
     except CannotCheckError as reason:
         yield Finding(name, None, f"not checked: {reason}")
     except RushError as error:
-        yield Finding(name, None, f"not checked: {error.message}", fix=error.hint)
+        yield Finding(name, False, error.message, fix=error.hint)
     else:
         if not found:
             yield Finding(name, True)

@@ -1,0 +1,88 @@
+"""Secrets stay where they are: no command, error answer or log line shows one."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ml_backend.adapters.state_redis import RedisState
+from ml_backend.app import create_app
+from ml_backend.cli import main
+from ml_backend.services.projects import Projects
+from ml_backend.settings import Settings
+from tests.fakes import World
+
+SECRETS = {
+    "LABEL_STUDIO_API_KEY": "apikey-apikey",
+    "RUSH_BASIC_AUTH_PASSWORD": "password-password",
+    "RUSH_WEBHOOK_SECRET": "webhook-webhook",
+    "RUSH_TOKEN": "token-token",
+}
+NOWHERE = {
+    "LABEL_STUDIO_URL": "http://127.0.0.1:9",
+    "RUSH_REDIS_URL": "redis://:redisword-redisword@127.0.0.1:9/0",
+    "RUSH_BASIC_AUTH_USER": "rush",
+    "RUSH_PORT": "9",
+}
+WORDS = [*SECRETS.values(), "redisword-redisword"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "status",
+        "connect --project 1",
+        "doctor --project 1",
+        "sync --project 1",
+        "train --project 1",
+        "strategy --project 1 margin",
+        "audit --project 1",
+        "certify --project 1",
+        "worker",
+    ],
+)
+def test_no_command_shows_a_secret_when_nothing_answers(
+    command: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ml_backend.jobs.warm", _stop)
+    for name, value in {**SECRETS, **NOWHERE, "RUSH_DATA_DIR": str(tmp_path)}.items():
+        monkeypatch.setenv(name, value)
+    with caplog.at_level(logging.DEBUG):
+        result = CliRunner().invoke(main, command.split())
+    assert result.exit_code != 0
+    said = result.output + caplog.text + repr(result.exception)
+    assert not [word for word in WORDS if word in said], said
+
+
+def _stop() -> None:
+    raise KeyboardInterrupt
+
+
+def test_settings_hide_secrets_however_they_are_printed() -> None:
+    settings = Settings(
+        _env_file=None,
+        token="token-token",
+        webhook_secret="webhook-webhook",
+        LABEL_STUDIO_API_KEY="apikey-apikey",
+    )
+    assert not [word for word in WORDS if word in f"{settings!r} {settings} {settings.model_dump()}"]
+
+
+def test_no_error_answer_repeats_what_was_sent_as_a_secret(state: RedisState) -> None:
+    settings = Settings(
+        _env_file=None,
+        basic_auth_user="rush",
+        basic_auth_password="password-password",
+        token="token-token",
+        webhook_secret="webhook-webhook",
+    )
+    client = create_app(settings, Projects(World(state).backend, "http://studio")).test_client()
+    wrong = {"Authorization": "Bearer guess-guess", "X-Rush-Secret": "guess-guess"}
+    for path in ("/status", "/webhook", "/predict", "/setup", "/nothing"):
+        answer = client.post(path, json={}, headers=wrong)
+        assert answer.status_code in (401, 404, 405)
+        assert not [word for word in (*WORDS, "guess-guess") if word in answer.text]
