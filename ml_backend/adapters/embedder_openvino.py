@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import openvino as ov
 
 from ml_backend.adapters.backbones import Backbone, backbone, pixels_to_features
 from ml_backend.adapters.decode import DEFAULT_LIMITS, Limits, decode
 from ml_backend.adapters.features import feature_set
+from ml_backend.adapters.openvino_quiet import ov
 from ml_backend.adapters.pipeline import cpus, in_order
 from ml_backend.generation import Floats
 
