@@ -74,7 +74,7 @@ def full_round(project: MemoryProject, images: list[bytes], size: int, folder: P
         name, side = made_with(feature_set)
         embedder = open_embedder(name, side, "cpu", folder)
         found = embedder.embed((key, images[task - 1]) for task, key in keys.items())
-        rows = np.stack([row for row in found if not isinstance(row, Exception)])
+        rows = np.stack([row for _, row in found if not isinstance(row, Exception)])
         embedder.close()
         stored = MemoryFeatures(list(keys.values()), rows.astype(np.float16))
         project.features[feature_set] = cast(Features, stored)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ml_backend.settings import Settings
-from ml_backend.simulate import embed_labelled
+from ml_backend.simulate_data import embed_labelled
 
 Labelled = tuple[str, bytes]
 
@@ -48,7 +48,8 @@ def features(
             print(f"{name}: {done} images embedded", flush=True)
 
     if not path.exists():
-        embed_labelled(images, path, Settings(data_dir=cache, image_size=size, device="cpu"), told)
+        named = ((label, str(n), data) for n, (label, data) in enumerate(images))
+        embed_labelled(named, path, Settings(data_dir=cache, image_size=size, device="cpu"), told)
     with np.load(path) as data:
         assert embedded in (None, len(data["labels"])), f"{embedded} images, {len(data['labels'])} readable"
         return data["features"], data["labels"].tolist()

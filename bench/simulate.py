@@ -15,7 +15,7 @@ from common import report
 from data import cifar10_features, mnist_features
 
 from ml_backend.memory_project import Options
-from ml_backend.simulate import simulate, write_report
+from ml_backend.simulate import on_processes, simulate, write_report
 from strategies.simulate import summarise
 
 NAMES = (
@@ -56,7 +56,7 @@ def main() -> None:
         options.seeds,
         Options(labels=options.labels),
         folder,
-        options.processes,
+        on_processes(options.processes),
         lambda stage, done, total: print(f"{stage}: {done} of {total}", flush=True),
     )
     print(write_report(runs, folder))

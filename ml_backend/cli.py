@@ -23,7 +23,7 @@ from ml_backend.errors import BadRequest, RushError
 from ml_backend.progress import show_report, show_step, stages
 from ml_backend.services.doctor import Finding
 from ml_backend.settings import Settings
-from strategies.cost import PAGE_SECONDS
+from ml_backend.simulate_cli import simulate
 
 console = Console(stderr=True)
 
@@ -87,13 +87,17 @@ def serve() -> None:
 
 
 @main.command()
-@click.option("--only", type=click.Choice(["fast", "slow"]), help="Take the short or the long jobs only.")
+@click.option(
+    "--only",
+    type=click.Choice(["fast", "slow", "simulate"]),
+    help="Take the short, the long or the simulated jobs only.",
+)
 def worker(only: str | None) -> None:
     """Run a worker: fast jobs embed and sync, slow ones train, lay out maps and write them back."""
     from ml_backend import jobs
-    from ml_backend.adapters.jobs_rq import FAST, SLOW, run_worker
+    from ml_backend.adapters.jobs_rq import FAST, SIMULATED, SLOW, run_worker
 
-    queues = {"fast": (FAST,), "slow": (SLOW,), None: (FAST, SLOW)}[only]
+    queues = {"fast": (FAST,), "slow": (SLOW,), "simulate": (SIMULATED,), None: (FAST, SLOW)}[only]
     url = _parts(logs=True).redis_url
     os.nice(NICE)
     if SLOW in queues:
@@ -243,43 +247,6 @@ def list_strategies() -> None:
 
 
 @main.command()
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path, exists=True),
-    multiple=True,
-    required=True,
-    help="An .npz of images (or features) and labels, or a folder with one sub-folder per class; repeatable.",
-)
-@click.option("--strategy", default="rush", show_default=True, help="Names, comma separated.")
-@click.option("--labels", type=click.IntRange(1), default=300, show_default=True, help="Answers per run.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs per strategy.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("simulation"), show_default=True)
-@click.option("--processes", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True)
-@click.option("--seconds", type=click.FloatRange(0), help="Per answer; else 0.6 same class, 2.5 otherwise.")
-@click.option("--page-seconds", type=click.FloatRange(0), default=PAGE_SECONDS, show_default=True)
-@click.option("--people", type=click.IntRange(1), default=1, show_default=True, help="Annotators in turn.")
-@click.option("--error", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Wrong answers.")
-@click.option("--dont-know", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Skips.")
-@click.option("--until", type=click.FloatRange(0, 1), default=1.0, help="End where this share is right.")
-@click.option("--train-labels", type=click.IntRange(1), default=20, show_default=True)
-def simulate(
-    data: tuple[Path, ...], strategy: str, seeds: int, out: Path, processes: int, **options: Any
-) -> None:
-    """Replay labelling with people of numbers: which strategy would be fastest on such data?"""
-    from ml_backend import simulate as simulating
-    from ml_backend.memory_project import Options
-    from strategies.naming import parse
-
-    names = parse(f"all({strategy})")[1]  # commas inside brackets separate no names
-    out.mkdir(parents=True, exist_ok=True)
-    with stages(console) as progress:
-        sets = [simulating.prepare(path, out, Settings(), progress) for path in data]
-        runs = simulating.simulate(sets, names, seeds, Options(**options), out, processes, progress)
-    click.echo(simulating.write_report(runs, out))
-    console.print(f"Written to {out}: runs.json, summary.csv, summary.md and pictures.")
-
-
-@main.command()
 @click.option("--data", type=click.Path(path_type=Path, exists=True), help="A folder of images of your own.")
 @click.option(
     "--dir", "folder", type=click.Path(path_type=Path), default=Path(".rush/demo"), show_default=True
@@ -302,6 +269,7 @@ def demo(data: Path | None, folder: Path, port: int, attach: Path | None) -> Non
 
 main.add_command(audit)
 main.add_command(certify)
+main.add_command(simulate)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,8 @@ NOBODY = -1
 class Options:
     """Everything of a run but its data, strategy and seed.
 
-    ``seconds`` per answer, None: the published ones · ``error``: share of wrong answers · ``rank_every``
+    ``cost`` of an answer: ``published``, a number of seconds, or the answers that it is learnt from
+    (``simulate.cost_of``) · ``error``: share of wrong answers · ``rank_every``
     answers the order is computed anew · ``until``: share of the pool right at which a run ends.
     """
 
@@ -40,7 +41,7 @@ class Options:
     every: int = 20
     train_labels: int = 20
     rank_every: int = 4
-    seconds: float | None = None
+    cost: str = "published"
     page_seconds: float = PAGE_SECONDS
     people: int = 1
     error: float = 0.0

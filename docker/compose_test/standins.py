@@ -111,7 +111,8 @@ def servers(docker: Run) -> None:
 set -e
 if [ ! -s "$PGDATA/PG_VERSION" ]; then
   echo "$POSTGRES_PASSWORD" > /tmp/password
-  initdb -U "$POSTGRES_USER" --pwfile=/tmp/password -E UTF8 --locale=C.UTF-8 --auth-host=scram-sha-256 --auth-local=trust
+  initdb -U "$POSTGRES_USER" --pwfile=/tmp/password -E UTF8 --locale=C.UTF-8 \\
+    --auth-host=scram-sha-256 --auth-local=trust
   rm /tmp/password
   pg_ctl -w -o "-c listen_addresses=''" start
   createdb -U "$POSTGRES_USER" "$POSTGRES_DB"

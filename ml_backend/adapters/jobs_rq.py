@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 FAST, SLOW = "rush-fast", "rush-slow"
 QUEUES = (FAST, SLOW)
+SIMULATED = "rush-simulate"
+"""For ``rush simulate --redis``: served only where a worker is told so."""
 HOUR = 3600
 FAST_JOBS = {"ingest", "sync", "write_back"}
 """Jobs that wait for the network or give way soon; the others keep a CPU busy."""

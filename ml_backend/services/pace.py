@@ -51,6 +51,14 @@ def cost_model(annotations: Iterable[Annotation], right: Mapping[int, float]) ->
     ``right``: task → 1 where a suggestion made without its label was right. Such an answer counts as an
     accepted suggestion, any other as a correction: Label Studio does not say which it was.
     """
+    answers, seconds = timed_answers(annotations, right)
+    return CostModel().fit(answers, seconds) if len(answers) >= LEAST_TIMED else None
+
+
+def timed_answers(
+    annotations: Iterable[Annotation], right: Mapping[int, float]
+) -> tuple[list[Answer], list[float]]:
+    """Answers and their lead times in seconds, in the order given; ``right`` as for ``cost_model``."""
     answers: list[Answer] = []
     seconds: list[float] = []
     before: dict[int, tuple[str, ...]] = {}
@@ -62,10 +70,24 @@ def cost_model(annotations: Iterable[Annotation], right: Mapping[int, float]) ->
         kind = "skip" if a.skipped else "accept" if right[a.task] >= 0.5 else "correct"
         answers.append(Answer(kind, switch=switch, annotator=a.annotator))
         seconds.append(a.lead_time)
-    return CostModel().fit(answers, seconds) if len(answers) >= LEAST_TIMED else None
+    return answers, seconds
 
 
 def seconds_per_image(model: CostModel, probabilities: Floats) -> Floats:
     """Expected annotator seconds (n,) of images with these probabilities (n, C), page time included."""
     sure = probabilities.max(axis=1) if probabilities.shape[1] else np.zeros(len(probabilities))
     return np.asarray(PAGE_SECONDS + model.expected(sure), np.float32)
+
+
+def own_minutes(
+    annotations: Iterable[Annotation], page_seconds: float, labels: int
+) -> tuple[int, float] | None:
+    """How many of people's first ``labels`` answers are timed, and the minutes they took; None for none.
+
+    Pauses don't count, Label Studio's page time does.
+    """
+    timed = sorted((a for a in annotations if not a.machine), key=lambda a: (a.created_at, a.id))[:labels]
+    timed = [a for a in timed if a.lead_time is not None]
+    seconds = np.array([a.lead_time for a in timed], np.float64)
+    seconds = seconds[busy([a.annotator for a in timed], seconds)]
+    return (len(seconds), float((seconds + page_seconds).sum() / 60)) if len(seconds) else None

@@ -109,7 +109,7 @@ def parts(
         _env_file=None, data_dir=tmp_path, redis_url=redis_url, backbone="tiny", image_size=SIZE, device="cpu"
     )
     made, studio = Parts(settings), Digits(digits)
-    tuner = TorchFinetuner("tiny", SIZE, "cpu", tmp_path / "networks", looks=16, learning_rate=2e-3)
+    tuner = TorchFinetuner("tiny", SIZE, "cpu", tmp_path / "networks", looks=10, learning_rate=2e-3)
     made.__dict__.update(studio=studio, jobs=FakeJobs(), state=state, origin=studio.origin, finetuner=tuner)
     monkeypatch.setattr(jobs, "parts", lambda: made)
     ref = made.ref(1)
@@ -228,7 +228,7 @@ def test_better_means_more_right_on_the_same_images_beyond_chance() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_on_a_gpu_the_weights_are_worth_as_much(digits: list[Path], tmp_path: Path, parts: Parts) -> None:
-    parts.__dict__["finetuner"] = TorchFinetuner("tiny", SIZE, "cuda", tmp_path, looks=16, learning_rate=2e-3)
+    parts.__dict__["finetuner"] = TorchFinetuner("tiny", SIZE, "cuda", tmp_path, looks=10, learning_rate=2e-3)
     plain = current(parts)
     jobs.finetune(ProjectRef("http://studio", 1))
     assert current(parts).number == plain.number + 1

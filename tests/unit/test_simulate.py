@@ -11,10 +11,8 @@ from sklearn.datasets import load_digits
 
 import strategies
 from ml_backend.cli import main
-from ml_backend.errors import BadRequest
 from ml_backend.memory_project import MemoryProject, Options
-from ml_backend.settings import Settings
-from ml_backend.simulate import prepare, simulate, simulate_run
+from ml_backend.simulate import on_processes, simulate, simulate_run
 from strategies import StrategyError
 from strategies.cost import Answer, CostModel
 from strategies.simulate import Person, constant, learnt, published, replay, summarise
@@ -170,16 +168,18 @@ def test_several_people_are_never_served_the_same_image(digits: Path) -> None:
 
 def test_runs_that_are_there_are_not_repeated(digits: Path, tmp_path: Path) -> None:
     options = Options(labels=40)
-    made = simulate([digits], ["margin"], 1, options, tmp_path, 2, lambda *_: None)
+    made = simulate([digits], ["margin"], 1, options, tmp_path, on_processes(2), lambda *_: None)
     assert {row["strategy"] for row in made} == {"margin", "random"}
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     told: list[tuple[str, int, int]] = []
-    again = simulate([digits], ["margin"], 1, options, tmp_path, 2, lambda *given: told.append(given))
+    again = simulate(
+        [digits], ["margin"], 1, options, tmp_path, on_processes(2), lambda *given: told.append(given)
+    )
     assert again == made
     assert told == [("Runs", 2, 2)]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == kept
     with pytest.raises(StrategyError, match="no strategy"):
-        simulate([digits], ["nonsense"], 1, options, tmp_path, 1, lambda *_: None)
+        simulate([digits], ["nonsense"], 1, options, tmp_path, on_processes(1), lambda *_: None)
 
 
 def test_the_command_writes_a_table_and_pictures(digits: Path, tmp_path: Path) -> None:
@@ -201,12 +201,3 @@ def test_the_command_writes_a_table_and_pictures(digits: Path, tmp_path: Path) -
     assert len(json.loads((tmp_path / "runs.json").read_text())) == 4
     assert (tmp_path / "digits.png").stat().st_size > 10_000
     assert (tmp_path / "summary.csv").read_text().count("\n") == 3
-
-
-def test_data_without_labels_is_named(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", pictures=np.zeros(3))
-    with pytest.raises(BadRequest, match=r"x\.npz holds pictures"):
-        prepare(tmp_path / "x.npz", tmp_path, Settings(_env_file=None), lambda *_: None)
-    (tmp_path / "a.txt").touch()
-    with pytest.raises(BadRequest, match="Can't simulate on"):
-        prepare(tmp_path / "a.txt", tmp_path, Settings(_env_file=None), lambda *_: None)

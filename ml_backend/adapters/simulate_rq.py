@@ -1,0 +1,118 @@
+"""Simulated runs on RQ workers of several machines; data sets travel through Redis."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError
+from rq import Queue, get_current_job
+from rq.job import Job, JobStatus
+
+from ml_backend.adapters.jobs_rq import LOCK_SECONDS, SIMULATED
+from ml_backend.adapters.redis_client import address
+from ml_backend.errors import StoreError
+from ml_backend.simulate import Run, Runner
+
+log = logging.getLogger(__name__)
+
+DAY = 86_400
+POLL_SECONDS = 0.5
+CHUNK = 64 * 2**20
+"""Bytes per value in Redis, which takes 512 MB at most."""
+
+
+def on_workers(url: str) -> Runner:
+    """Runs on the workers of ``rush worker --only simulate`` at this Redis.
+
+    The run of a worker that was killed is given to another one; Ctrl+C cancels what waits. Raises StoreError
+    where Redis does not answer, RuntimeError with a worker's traceback where a run fails.
+    """
+
+    def run_all(runs: Sequence[Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
+        redis = Redis.from_url(url, socket_connect_timeout=2)
+        jobs: dict[str, Run] = {}
+        try:
+            queue = Queue(SIMULATED, connection=redis)
+            stored = {path: _store(redis, path) for path in {run.data for run in runs}}
+            for run in runs:
+                jobs[_enqueue(queue, run, stored[run.data])] = run
+            yield from _results(queue, jobs)
+        except RedisError as error:
+            raise StoreError(
+                f"Redis at {address(url)} doesn't answer: {error}.", "Start it, or leave --redis out."
+            ) from error
+        finally:
+            for job in Job.fetch_many(list(jobs), connection=redis):
+                if job is not None:
+                    job.delete()
+            redis.close()
+
+    return run_all
+
+
+def _enqueue(queue: Queue, run: Run, digest: str) -> str:
+    job = queue.enqueue_call(
+        "ml_backend.simulate.simulate_stored",
+        args=(digest, run.data.name, run.strategy, run.seed, asdict(run.options)),
+        timeout=DAY,
+        result_ttl=DAY,
+        failure_ttl=DAY,
+        description=f"{run.strategy} on {run.data.stem}, seed {run.seed}",
+    )
+    job.meta["lock"] = f"rush:running:simulate:{job.id}"
+    job.save_meta()
+    return str(job.id)
+
+
+def _results(queue: Queue, jobs: dict[str, Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
+    waiting, alone = dict(jobs), dict[str, float]()
+    while waiting:
+        for job in Job.fetch_many(list(waiting), connection=queue.connection):
+            if job is None:
+                continue
+            status = job.get_status(refresh=False)
+            if status is JobStatus.FINISHED:
+                yield waiting.pop(job.id), job.return_value()
+            elif status is JobStatus.FAILED:
+                raise RuntimeError(f"{job.description} failed on a worker.\n{job.latest_result()}")
+            elif status is JobStatus.STARTED and not queue.connection.exists(job.meta["lock"]):
+                since = alone.setdefault(job.id, time.monotonic())
+                if time.monotonic() - since > 2 * POLL_SECONDS:  # not just about to begin or to end
+                    log.warning("%s: its worker is gone; another one takes over.", job.description)
+                    queue.push_job_id(job.id)
+                    alone[job.id] = time.monotonic() + LOCK_SECONDS
+        time.sleep(POLL_SECONDS)
+
+
+def _store(redis: Any, path: Path) -> str:
+    """Put a file into Redis, once; returns its digest."""
+    data = path.read_bytes()
+    digest = hashlib.sha256(data).hexdigest()[:32]
+    key = f"rush:simulate:{digest}"
+    if not redis.exists(key):
+        for start in range(0, len(data), CHUNK):
+            redis.rpush(f"{key}:part", data[start : start + CHUNK])
+        redis.rename(f"{key}:part", key)
+    redis.expire(key, DAY)
+    return digest
+
+
+def fetched(digest: str, name: str) -> Path:
+    """The file of that digest, on this worker's disk; for use inside a job."""
+    job = get_current_job()
+    assert job is not None  # noqa: S101
+    path = Path(tempfile.gettempdir()) / f"rush-simulate-{digest}" / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{job.id}.part")
+        part.write_bytes(b"".join(job.connection.lrange(f"rush:simulate:{digest}", 0, -1)))
+        part.replace(path)
+    return path

@@ -1,0 +1,123 @@
+"""``rush simulate``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from ml_backend.bootstrap import Parts
+from ml_backend.domain import Annotation
+from ml_backend.errors import BadRequest
+from ml_backend.progress import stages
+from strategies.cost import PAGE_SECONDS
+
+console = Console(stderr=True)
+NAMED = 10
+"""Images left out that are named one by one; the report has all of them."""
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, exists=True),
+    multiple=True,
+    help="An .npz of images (or features) and labels, a folder with one sub-folder per class, or an export "
+    "of Label Studio (.json); repeatable.",
+)
+@click.option("--project", type=int, help="A live project's labels: would another order have been faster?")
+@click.option("--strategy", default="rush", show_default=True, help="Names, comma separated.")
+@click.option("--labels", type=click.IntRange(1), default=300, show_default=True, help="Answers per run.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs per strategy.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("simulation"), show_default=True)
+@click.option("--processes", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True)
+@click.option("--redis", "redis_url", help="Run on the workers of this Redis: rush worker --only simulate.")
+@click.option(
+    "--cost",
+    default="published",
+    show_default=True,
+    help="What an answer costs: published (0.6 s same class, 2.5 s otherwise), seconds, or project:ID.",
+)
+@click.option("--page-seconds", type=click.FloatRange(0), default=PAGE_SECONDS, show_default=True)
+@click.option("--people", type=click.IntRange(1), default=1, show_default=True, help="Annotators in turn.")
+@click.option("--error", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Wrong answers.")
+@click.option("--dont-know", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Skips.")
+@click.option("--until", type=click.FloatRange(0, 1), default=1.0, help="End where this share is right.")
+@click.option("--train-labels", type=click.IntRange(1), default=20, show_default=True)
+@click.pass_obj
+def simulate(
+    parts: Callable[[], Parts],
+    /,
+    data: tuple[Path, ...],
+    project: int | None,
+    strategy: str,
+    seeds: int,
+    out: Path,
+    processes: int,
+    redis_url: str | None,
+    cost: str,
+    **options: Any,
+) -> None:
+    """Replay labelling with people of numbers: which strategy would be fastest on such data?"""
+    from ml_backend import simulate as simulating
+    from ml_backend import simulate_data as preparing
+    from ml_backend.memory_project import Options
+    from ml_backend.services.pace import own_minutes
+    from strategies.naming import parse
+
+    if not data and project is None:
+        raise BadRequest("There is nothing to simulate on.", "Give --data PATH or --project ID.")
+    names = parse(f"all({strategy})")[1]  # commas inside brackets separate no names
+    out.mkdir(parents=True, exist_ok=True)
+    with stages(console) as progress:
+        sets = [preparing.prepare(path, out, parts(), progress) for path in data]
+        annotations: list[Annotation] = []
+        if project is not None:
+            prepared, annotations = preparing.of_project(project, out, parts())
+            sets.append(prepared)
+        left_out = [line for prepared in sets for line in prepared.left_out]
+        given = Options(**options, cost=_cost(cost, parts))
+        if redis_url:
+            from ml_backend.adapters.simulate_rq import on_workers
+
+            runner = on_workers(redis_url)
+        else:
+            runner = simulating.on_processes(processes)
+        paths = [prepared.path for prepared in sets]
+        runs = simulating.simulate(paths, names, seeds, given, out, runner, progress)
+    click.echo(simulating.write_report(runs, out))
+    if own := own_minutes(annotations, given.page_seconds, given.labels):
+        console.print(f"Project {project}'s own order: {own[0]} timed answers took {own[1]:.1f} minutes.")
+    (out / "left_out.txt").write_text("".join(f"{line}\n" for line in left_out))
+    for line in left_out[:NAMED]:
+        console.print(f"Left out: {line}", highlight=False)
+    if left_out:
+        console.print(f"{len(left_out)} images were left out: {out / 'left_out.txt'}.", highlight=False)
+    console.print(f"Written to {out}: runs.json, summary.csv, summary.md and pictures.")
+
+
+def _cost(given: str, parts: Callable[[], Parts]) -> str:
+    from ml_backend.simulate import fitted
+    from ml_backend.simulate_data import fitted_cost
+
+    kind, _, number = given.partition(":")
+    if kind == "project" and number.isdigit():
+        answers = fitted_cost(int(number), parts())
+        if known := fitted(answers).calibration:
+            console.print(
+                f"Cost learnt from {known.answers} answers ({known.idle} pauses left out): "
+                f"{known.absolute_error:.2f} s mean error, {known.coverage:.0%} inside the 80 % interval."
+            )
+        return answers
+    try:
+        if given != "published" and float(given) < 0:
+            raise ValueError
+    except ValueError:
+        raise BadRequest(
+            f"--cost {given} is no cost.", "Use published, a number of seconds, or project:ID."
+        ) from None
+    return given

@@ -1,0 +1,214 @@
+"""What a simulation runs on: labelled images of an .npz, a folder, an export or a project, as features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml_backend import wire
+from ml_backend.bootstrap import Parts
+from ml_backend.domain import Annotation, LabelState
+from ml_backend.errors import BadRequest, RushError
+from ml_backend.generation import Array
+from ml_backend.label_config import parse_label_config
+from ml_backend.services.labels import settle, settle_all
+from ml_backend.services.pace import LEAST_TIMED, timed_answers
+from ml_backend.services.sources import read_source
+from ml_backend.settings import Settings
+
+Progress = Callable[[str, int, int], None]
+MOST_TIMED = 1000
+LABEL_KEYS = ("label", "choice")
+"""Where a row without annotations, as in Label Studio's JSON-MIN, may say its class."""
+
+
+@dataclass(slots=True)
+class Prepared:
+    """Features and labels in an .npz, and what was left out: a line for each."""
+
+    path: Path
+    left_out: list[str] = field(default_factory=list)
+
+
+def prepare(source: Path, out: Path, parts: Parts, progress: Progress) -> Prepared:
+    """Embed a data set with the product's own network; kept in ``out`` and not computed again.
+
+    ``source``: an npz with ``features`` or ``images``, and ``labels``; a folder with a sub-folder per class;
+    or an export of Label Studio (JSON, JSON-MIN). BadRequest names what is missing.
+    """
+    path = out / "features" / f"{source.stem}.npz"
+    if source.suffix == ".npz":
+        with np.load(source) as found:
+            if {"features", "labels"} <= set(found.files):
+                return Prepared(source)
+            if not {"images", "labels"} <= set(found.files):
+                raise BadRequest(
+                    f"{source.name} holds {', '.join(found.files)}.", "Name the arrays images and labels."
+                )
+            pairs = list(zip(found["labels"].tolist(), found["images"], strict=True))
+        files = ((str(label), str(n), _png(pixels)) for n, (label, pixels) in enumerate(pairs))
+        return _embedded(files, len(pairs), path, parts.settings, progress)
+    if source.is_dir():
+        paths = [file for file in sorted(source.glob("*/*")) if file.is_file()]
+        files = ((file.parent.name, str(file.relative_to(source)), file.read_bytes()) for file in paths)
+        return _embedded(files, len(paths), path, parts.settings, progress)
+    if source.suffix == ".json":
+        left_out: list[str] = []
+        rows = list(_export(source, left_out))
+        files = ((label, name, data) for label, name, data in _read(rows, parts, left_out))
+        prepared = _embedded(files, len(rows), path, parts.settings, progress)
+        return Prepared(prepared.path, [*left_out, *prepared.left_out])
+    raise BadRequest(
+        f"Can't simulate on {source}.", "Give an .npz, a folder with one per class, or an export (.json)."
+    )
+
+
+def of_project(project: int, out: Path, parts: Parts) -> tuple[Prepared, list[Annotation]]:
+    """The labels of a live project and the features that Rush has of its images; nothing is written to it."""
+    ref = parts.ref(project)
+    config = str(parts.studio.project(project).get("label_config", ""))
+    spec = parse_label_config(config)
+    if spec.multiple:
+        raise BadRequest(f"Project {project} is multiple choice.", "Simulations need one class per image.")
+    keys = parts.state.tasks(ref)
+    features = parts.features_of(parts.artifacts.generation(ref))
+    annotations = [a for record in parts.studio.records(project) for a in record.annotations]
+    left_out: list[str] = []
+    labels, wanted = [], []
+    for task, (state, chosen) in sorted(settle_all(annotations).items()):
+        key = keys.get(task)
+        if state is not LabelState.LABELLED or len(chosen) != 1:
+            left_out.append(f"task {task}: {state.name.lower()}, {len(chosen)} labels")
+        elif not key or key not in features:
+            left_out.append(f"task {task}: its image is not embedded; rush sync --project {project}")
+        else:
+            labels.append(chosen[0])
+            wanted.append(key)
+    if len(set(labels)) < 2:
+        raise BadRequest(
+            f"Project {project} has {len(labels)} labelled, embedded images of {len(set(labels))} classes.",
+            "Label at least two classes first, or run rush sync.",
+        )
+    path = out / "features" / f"project-{project}.npz"
+    _save(path, features.get(wanted), labels)
+    return Prepared(path, left_out), annotations
+
+
+def fitted_cost(project: int, parts: Parts) -> str:
+    """The newest timed answers of a project, as ``Options.cost`` takes them; BadRequest for too few."""
+    generation = parts.artifacts.generation(parts.ref(project))
+    annotations = [a for record in parts.studio.records(project) for a in record.annotations]
+    answers, seconds = timed_answers(annotations, {} if generation is None else generation.judged())
+    if len(answers) < LEAST_TIMED:
+        raise BadRequest(
+            f"Project {project} has {len(answers)} timed answers, too few to learn what they cost.",
+            f"At least {LEAST_TIMED} are needed; use --cost published.",
+        )
+    rows = [asdict(answer) for answer in answers[-MOST_TIMED:]]
+    return json.dumps({"answers": rows, "seconds": seconds[-MOST_TIMED:]})
+
+
+def embed_labelled(
+    files: Iterable[tuple[str, str, bytes]], path: Path, settings: Settings, progress: Callable[[int], None]
+) -> list[str]:
+    """Write features (n, F) float16 and labels (n,) of (label, name, file bytes) to ``path``, an npz.
+
+    Returns a line for each image that can't be read; BadRequest where none is left. ``progress`` hears the
+    count done.
+    """
+    from ml_backend.adapters.embedders import open_embedder
+
+    embedder = open_embedder(
+        settings.backbone, settings.image_size, settings.device, settings.data_dir / "networks"
+    )
+    given: list[str] = []
+
+    def noted() -> Iterator[tuple[str, bytes]]:
+        for label, name, data in files:
+            given.append(label)
+            yield name, data
+
+    rows, labels, left_out = [], [], []
+    for n, (name, found) in enumerate(embedder.embed(noted())):
+        if isinstance(found, Exception):
+            left_out.append(f"{name}: {found}")
+        else:
+            rows.append(found.astype(np.float16))
+            labels.append(given[n])
+        progress(n + 1)
+    embedder.close()
+    if not rows:
+        raise BadRequest(
+            f"There is no image to simulate with; {len(left_out)} can't be read.",
+            "Give a folder with one sub-folder per class, an .npz or an export.",
+        )
+    _save(path, np.stack(rows), labels)
+    return left_out
+
+
+def _embedded(
+    files: Iterable[tuple[str, str, bytes]], total: int, path: Path, settings: Settings, progress: Progress
+) -> Prepared:
+    note = path.with_suffix(".left_out.json")
+    if not path.exists():
+        left_out = embed_labelled(files, path, settings, lambda done: progress("Embedding", done, total))
+        note.write_text(json.dumps(left_out))
+    return Prepared(path, json.loads(note.read_text()) if note.exists() else [])
+
+
+def _export(source: Path, left_out: list[str]) -> Iterator[tuple[str, Any]]:
+    """(class, item) of the tasks of an export that people gave one label."""
+    for item in read_source(source):
+        label = _label(item.task)
+        if item.problem or not label:
+            left_out.append(f"{item.name}: {item.problem or 'people gave it no single label'}")
+        else:
+            yield label, item
+
+
+def _label(task: Any) -> str:
+    annotations = task.get("annotations")
+    if annotations is None:
+        data = {**task, **(task.get("data") or {})}
+        return next((str(data[key]) for key in LABEL_KEYS if isinstance(data.get(key), str | int)), "")
+    found = [
+        wire.annotation({"id": number, "task": 0, **body})
+        for number, body in enumerate(annotations)
+        if isinstance(body, dict)
+    ]
+    state, labels = settle(found)
+    return labels[0] if state is LabelState.LABELLED and len(labels) == 1 else ""
+
+
+def _read(
+    rows: Sequence[tuple[str, Any]], parts: Parts, left_out: list[str]
+) -> Iterator[tuple[str, str, bytes]]:
+    for label, item in rows:
+        try:
+            data = item.path.read_bytes() if item.path else parts.studio.download(item.address)
+        except (RushError, OSError) as error:
+            left_out.append(f"{item.name}: {error}")
+        else:
+            yield label, item.name, data
+
+
+def _save(path: Path, features: Array, labels: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez(part, features=features, labels=np.array(labels))
+    part.replace(path)
+
+
+def _png(pixels: Array) -> bytes:
+    import io
+
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()

@@ -1,0 +1,58 @@
+"""Simulated runs on real RQ workers, one of which is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import redis
+from sklearn.datasets import load_digits
+
+from ml_backend.adapters.simulate_rq import on_workers
+from ml_backend.memory_project import Options
+from ml_backend.simulate import simulate, simulate_run
+
+
+@pytest.fixture
+def workers(redis_url: str, tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    environment = {**os.environ, "RUSH_REDIS_URL": redis_url, "RUSH_DATA_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "ml_backend.cli", "worker", "--only", "simulate"]
+    started = [subprocess.Popen(command, env=environment, cwd=Path.cwd()) for _ in range(2)]
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_runs_on_workers_are_those_of_this_machine_and_survive_a_killed_one(
+    workers: list[subprocess.Popen[bytes]], redis_url: str, tmp_path: Path
+) -> None:
+    digits = load_digits()
+    path = tmp_path / "digits.npz"
+    np.savez(path, features=digits.data[:300].astype(np.float16), labels=digits.target[:300])
+    options = Options(labels=60)
+    killed: list[int] = []
+
+    def told(stage: str, done: int, total: int) -> None:
+        if done == 1 and not killed:  # the others are under way or wait
+            time.sleep(0.5)
+            os.kill(workers[0].pid, signal.SIGKILL)
+            killed.append(done)
+
+    found = simulate([path], ["margin", "rush"], 2, options, tmp_path / "out", on_workers(redis_url), told)
+    assert killed == [1]
+    assert len(found) == 6
+    again = simulate_run(path, "margin", 1, options)
+    mine = next(run for run in found if (run["strategy"], run["seed"]) == ("margin", 1))
+    assert mine["steps"][-1]["labels"] == again["steps"][-1]["labels"] == 60
+    with redis.Redis.from_url(redis_url) as client:
+        assert not client.keys("rq:job:*")

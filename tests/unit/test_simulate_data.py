@@ -1,0 +1,137 @@
+"""What can be simulated on, and what an answer costs there."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from ml_backend.bootstrap import Parts
+from ml_backend.cli import main
+from ml_backend.domain import Annotation, AnnotationId, TaskId
+from ml_backend.errors import BadRequest
+from ml_backend.marker import mark
+from ml_backend.services.pace import own_minutes
+from ml_backend.settings import Settings
+from ml_backend.simulate import cost_of
+from ml_backend.simulate_data import prepare
+from strategies.cost import Answer
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return Parts(Settings(_env_file=None, data_dir=tmp_path / "rush", device="cpu", image_size=64))
+
+
+def picture(shade: int) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (32, 32), (shade, 255 - shade, 40)).save(out, "PNG")
+    return out.getvalue()
+
+
+def chosen(label: str, **more: Any) -> dict[str, Any]:
+    region = {"type": "choices", "from_name": "c", "to_name": "i", "value": {"choices": [label]}}
+    return {"id": 1, "completed_by": 1, "result": [region], "was_cancelled": False} | more
+
+
+def labels_of(path: Path) -> list[str]:
+    with np.load(path) as found:
+        assert len(found["features"]) == len(found["labels"])
+        labels: list[str] = found["labels"].tolist()
+    return labels
+
+
+def test_what_can_not_be_simulated_on_is_named(tmp_path: Path, parts: Parts) -> None:
+    np.savez(tmp_path / "x.npz", pictures=np.zeros(3))
+    with pytest.raises(BadRequest, match=r"x\.npz holds pictures"):
+        prepare(tmp_path / "x.npz", tmp_path, parts, lambda *_: None)
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(BadRequest, match="Can't simulate on"):
+        prepare(tmp_path / "a.txt", tmp_path, parts, lambda *_: None)
+
+
+def test_images_that_can_not_be_read_are_named_the_second_time_too(tmp_path: Path, parts: Parts) -> None:
+    for label, shade in (("cat", 10), ("dog", 200)):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        (tmp_path / "photos" / label / "good.png").write_bytes(picture(shade))
+    (tmp_path / "photos" / "cat" / "broken.png").write_bytes(b"no picture")
+    for _ in range(2):
+        found = prepare(tmp_path / "photos", tmp_path / "out", parts, lambda *_: None)
+        assert labels_of(found.path) == ["cat", "dog"]
+        assert len(found.left_out) == 1
+        assert "cat/broken.png" in found.left_out[0]
+
+
+def test_an_export_gives_what_people_answered_and_names_the_rest(tmp_path: Path, parts: Parts) -> None:
+    for n in range(5):
+        (tmp_path / f"{n}.png").write_bytes(picture(40 * n))
+    machine = chosen("cat")
+    machine["result"] = mark(machine["result"], "1.abc")
+    annotations: list[list[dict[str, Any]]] = [
+        [chosen("cat")],
+        [chosen("cat", created_at="1"), chosen("dog", id=2, created_at="2")],
+        [chosen("cat", was_cancelled=True)],
+        [machine],
+        [],
+    ]
+    rows = [
+        {"id": n, "data": {"image": f"{n}.png"}, "annotations": found} for n, found in enumerate(annotations)
+    ]
+    (tmp_path / "export.json").write_text(json.dumps(rows))
+    found = prepare(tmp_path / "export.json", tmp_path / "out", parts, lambda *_: None)
+    assert labels_of(found.path) == ["cat", "dog"]
+    assert len(found.left_out) == 3
+    assert all("no single label" in line for line in found.left_out)
+
+
+def test_json_min_is_an_export_too(tmp_path: Path, parts: Parts) -> None:
+    for n in range(2):
+        (tmp_path / f"{n}.png").write_bytes(picture(100 * n))
+    rows = [{"image": f"{n}.png", "id": n, "choice": "ab"[n]} for n in range(2)]
+    (tmp_path / "min.json").write_text(json.dumps(rows))
+    assert labels_of(prepare(tmp_path / "min.json", tmp_path, parts, lambda *_: None).path) == ["a", "b"]
+
+
+def test_costs_are_published_constant_or_learnt() -> None:
+    rng = np.random.default_rng(0)
+    answer = Answer("accept", switch=False)
+    assert cost_of("published")(answer, rng) == 0.6
+    assert cost_of("1.5")(answer, rng) == 1.5
+    body = {"answers": [{"kind": "accept"}] * 200, "seconds": [4.0] * 200}
+    learnt = cost_of(json.dumps(body))
+    assert np.median([learnt(answer, rng) for _ in range(200)]) == pytest.approx(4.0, rel=0.2)
+
+
+@pytest.mark.parametrize("cost", ["cheap", "-1", "project:x"])
+def test_a_cost_that_is_none_is_named(cost: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", features=np.eye(4, dtype=np.float16), labels=[0, 1, 0, 1])
+    arguments = ["simulate", "--data", str(tmp_path / "x.npz"), "--out", str(tmp_path), "--cost", cost]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 1
+    assert f"--cost {cost} is no cost" in result.output
+
+
+def test_nothing_to_simulate_on_is_named() -> None:
+    result = CliRunner().invoke(main, ["simulate"])
+    assert result.exit_code == 1
+    assert "--data PATH or --project ID" in result.output
+
+
+def test_a_projects_own_minutes_leave_out_pauses_and_the_machine() -> None:
+    times = [1.0, 2.0, 3.0, 2000.0, None]
+    made = [
+        Annotation(AnnotationId(n), TaskId(n), 1, ("a",), lead_time=seconds, created_at=f"{n}")
+        for n, seconds in enumerate(times)
+    ]
+    made.append(Annotation(AnnotationId(9), TaskId(9), 1, ("a",), lead_time=5.0, machine=True))
+    found = own_minutes(made, 1.0, 300)
+    assert found is not None
+    assert found[0] == 3
+    assert found[1] == pytest.approx((6.0 + 3.0) / 60)
+    assert own_minutes([], 1.0, 300) is None
