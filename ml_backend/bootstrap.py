@@ -143,7 +143,9 @@ class Parts:
         if self.settings.qdrant_url:
             from ml_backend.adapters.index_qdrant import QdrantIndex
 
-            return QdrantIndex(self.settings.qdrant_url, project.slug)
+            settings = self.settings
+            key = settings.qdrant_api_key.get_secret_value()
+            return QdrantIndex(settings.qdrant_url, project.slug, key, grpc=settings.qdrant_grpc)
         from ml_backend.adapters.index_edge import EdgeIndex
 
         return EdgeIndex(self.settings.data_dir / "index" / project.slug)

@@ -23,6 +23,10 @@ class Settings(BaseSettings):
     qdrant_url: str = Field(
         "", description="Qdrant server to use; empty uses the engine embedded in the backend."
     )
+    qdrant_api_key: SecretStr = Field(
+        SecretStr(""), description="Key that the Qdrant server asks for; needs an https:// address."
+    )
+    qdrant_grpc: bool = Field(False, description="Talk gRPC (port 6334) to the Qdrant server.")
     label_studio_url: str = Field(
         "",
         description="Label Studio's address as seen from the backend.",

@@ -9,10 +9,11 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from qdrant_client import QdrantClient, models
-from qdrant_client.http.exceptions import ApiException
+from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from ml_backend.domain import SPACE_DIM, LabelState
 from ml_backend.errors import StoreError
@@ -22,9 +23,12 @@ SPACES = ("raw", "head")
 BATCH = 1000
 EF = 256
 """Candidates of a graph search; see ``index_edge``."""
+WAITS = (0.1, 0.5, 2.0)
+"""Seconds before a request is sent again that the server did not answer; all of ours may come twice."""
 ABANDONED_S = 3600
 """A collection that no alias names after this many seconds was left by a killed build."""
 
+T = TypeVar("T")
 Change = Callable[[str], object]
 """Applies one change to the named collection."""
 
@@ -37,14 +41,20 @@ class QdrantIndex:
     tasks. Raises StoreError where the server does not answer or refuses.
     """
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, api_key: str = "", *, grpc: bool = False) -> None:
         self._url, self._name = url, name
         self._lock = threading.Lock()
         self._building = threading.Lock()
         self._missed: list[Change] | None = None
         with self._server():
-            self._client = QdrantClient(location=url, timeout=30, check_compatibility=False)
-            if self._current() is None:
+            self._client = QdrantClient(
+                location=url,
+                api_key=api_key or None,
+                prefer_grpc=grpc,
+                timeout=30,
+                check_compatibility=False,
+            )
+            if retried(self._current) is None:
                 self._switch(self._create())
 
     def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
@@ -55,7 +65,7 @@ class QdrantIndex:
             fresh = self._create()
             try:
                 for batch in _batches(tasks, vectors, states):
-                    self._client.upsert(fresh, batch, wait=True)
+                    retried(partial(self._client.upsert, fresh, batch, wait=True))
                 with self._lock:
                     for change in self._missed:
                         change(fresh)
@@ -93,14 +103,17 @@ class QdrantIndex:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         match = models.FieldCondition(key="state", match=models.MatchValue(value=int(state)))
         with self._server():
-            found = self._client.query_points(
-                self._name,
-                query=vector.tolist(),
-                using=space,
-                query_filter=models.Filter(must=[match]),
-                limit=int(k),
-                search_params=models.SearchParams(hnsw_ef=EF),
-                with_payload=False,
+            found = retried(
+                partial(
+                    self._client.query_points,
+                    self._name,
+                    query=vector.tolist(),
+                    using=space,
+                    query_filter=models.Filter(must=[match]),
+                    limit=int(k),
+                    search_params=models.SearchParams(hnsw_ef=EF),
+                    with_payload=False,
+                )
             ).points
         return (
             np.array([point.id for point in found], np.int64),
@@ -129,7 +142,7 @@ class QdrantIndex:
 
     def _apply(self, change: Change) -> None:
         with self._lock, self._server():
-            change(self._name)
+            retried(partial(change, self._name))
             if self._missed is not None:
                 self._missed.append(change)
 
@@ -174,6 +187,20 @@ class QdrantIndex:
                 f"The Qdrant server at {self._url} can't do that: {str(error)[:300]}.",
                 "Check RUSH_QDRANT_URL and that the server runs; restart the backend to rebuild its index.",
             ) from error
+
+
+def retried(request: Callable[[], T]) -> T:
+    """What the request returns, sent again where the server can't be reached or is overloaded."""
+    for wait in WAITS:
+        try:
+            return request()
+        except ResponseHandlingException:
+            time.sleep(wait)
+        except UnexpectedResponse as error:
+            if error.status_code not in (429, 502, 503, 504):
+                raise
+            time.sleep(wait)
+    return request()
 
 
 def _ids(tasks: Sequence[int]) -> list[int | str]:

@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from httpx import Headers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from ml_backend.adapters import index_qdrant
 from ml_backend.adapters.index_edge import EdgeIndex
 from ml_backend.adapters.index_qdrant import QdrantIndex
 from ml_backend.domain import SPACE_DIM, LabelState
@@ -275,3 +278,24 @@ def test_a_server_keeps_one_collection_per_project() -> None:
 def test_no_server_is_said_with_its_address() -> None:
     with pytest.raises(StoreError, match=r"http://127\.0\.0\.1:9 .*RUSH_QDRANT_URL"):
         QdrantIndex("http://127.0.0.1:9", "http_h_1")
+
+
+def test_a_server_that_is_away_for_a_moment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_qdrant, "WAITS", (0.0, 0.0))
+    failures = iter([ResponseHandlingException(OSError("gone")), UnexpectedResponse(503, "", b"", Headers())])
+
+    def request() -> int:
+        for failure in failures:
+            raise failure
+        return 7
+
+    assert index_qdrant.retried(request) == 7
+
+    def refused() -> int:
+        asked.append(1)
+        raise UnexpectedResponse(401, "", b"", Headers())
+
+    asked: list[int] = []
+    with pytest.raises(UnexpectedResponse):
+        index_qdrant.retried(refused)
+    assert len(asked) == 1
