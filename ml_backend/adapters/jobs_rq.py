@@ -38,7 +38,7 @@ TIMEOUT = HOUR
 FAILURE_TTL = 7 * 24 * HOUR
 LOCK_SECONDS = 30.0
 BUSY_SECONDS = 0.5
-RETRY_SECONDS = 1.0
+RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 15.0
 
 
 class RqJobs:
@@ -79,7 +79,7 @@ class RqJobs:
             self._redis.transaction(add, waiting)
         except RedisError as error:
             raise StoreError(
-                f"Redis at {self._address} doesn't answer: {error}.",
+                f"Redis at {self._address} doesn't answer: {str(error).rstrip('.')}.",
                 "Start it or set RUSH_REDIS_URL; `rush sync` catches up on what was not queued.",
             ) from error
 
@@ -150,6 +150,7 @@ def run_worker(url: str, queues: Sequence[str] = QUEUES, *, burst: bool = False)
     Runs in the main thread. A Redis that goes away is waited for. One worker per queue keeps ingest from
     waiting for a long write-back. ``burst`` returns once the queues are empty.
     """
+    wait = RETRY_SECONDS
     while True:
         redis = Redis.from_url(url, socket_connect_timeout=2)
         worker: WarmWorker | None = None
@@ -159,12 +160,13 @@ def run_worker(url: str, queues: Sequence[str] = QUEUES, *, burst: bool = False)
         except StopRequested:
             return
         except RedisError as error:
-            log.warning("Redis at %s doesn't answer: %s. Trying again.", address(url), error)
+            log.warning("Redis at %s doesn't answer: %s Again in %.0f s.", address(url), error, wait)
         finally:
             redis.close()
         if burst or (worker is not None and worker.stopping):
             return
-        time.sleep(RETRY_SECONDS)
+        time.sleep(wait)
+        wait = min(2 * wait, LONGEST_RETRY_SECONDS) if worker is None else RETRY_SECONDS
 
 
 def missing_workers(url: str) -> str:

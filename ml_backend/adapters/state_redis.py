@@ -262,7 +262,7 @@ class RedisState:
             yield self._client
         except RedisError as error:
             raise StoreError(
-                f"Redis at {self._address} doesn't answer: {error}.",
+                f"Redis at {self._address} doesn't answer: {str(error).rstrip('.')}.",
                 "Start it or set RUSH_REDIS_URL; nothing is lost: `rush sync` rebuilds what it held.",
             ) from error
 

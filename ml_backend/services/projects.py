@@ -30,6 +30,7 @@ class Projects:
         self._loaded: dict[int, Project] = {}
         self._lock = threading.RLock()
         self._stop = threading.Event()
+        self._lost = False  # what the state did not hear
         self.later = ThreadPoolExecutor(1, "later")
         """What is too long for Label Studio's patience."""
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
@@ -94,15 +95,28 @@ class Projects:
 
     def _keep(self) -> None:
         self._try(self._hear, "events")  # from here on none is missed
-        for ref in self.backend.state.projects():
-            if ref.origin == self.origin:
-                self._try(partial(self.get, ref.id), f"project {ref.id}: load")
+        while not self._stop.is_set() and not self._try(self._load, "projects"):
+            pass
         while not self._stop.is_set():
             self._try(self._hear, "events")
+            if self._lost:
+                self._try(self._catch_up, "catching up")
             for project in self:
                 if self._stop.is_set():
                     return
                 self._try(project.tend, f"project {project.ref.id}")
+
+    def _load(self) -> None:
+        for ref in self.backend.state.projects():
+            if ref.origin == self.origin and not self._stop.is_set():
+                self._try(partial(self.get, ref.id), f"project {ref.id}: load")
+
+    def _catch_up(self) -> None:
+        """Once the state is back: ask Label Studio what happened meanwhile."""
+        for project in self:
+            self.backend.jobs.enqueue("sync", project.ref)
+        self._lost = False
+        log.info("The state is back; %d projects are synced.", len(self._loaded))
 
     def _hear(self) -> None:
         for ref, event, fields in self.backend.state.listen(TICK):
@@ -112,12 +126,15 @@ class Projects:
             if self._stop.is_set():
                 return
 
-    def _try(self, work: Callable[[], object], what: str) -> None:
-        """The keeper outlives every failure: Label Studio and Redis come back."""
+    def _try(self, work: Callable[[], object], what: str) -> bool:
+        """Whether it went well. The keeper outlives every failure: Label Studio and Redis come back."""
         try:
             work()
+            return True
         except StoreError as error:
-            log.error("%s: %s", what, error)
+            if not self._lost:  # once, not every two seconds
+                log.error("%s: %s Trying again until it does.", what, error)
+            self._lost = True
             self._stop.wait(2.0)
         except RushError as error:
             log.warning("%s: %s", what, error)
@@ -125,6 +142,7 @@ class Projects:
         except Exception:
             log.exception("%s failed", what)
             self._stop.wait(2.0)
+        return False
 
 
 def _take(project: Project, event: str, fields: Mapping[str, Any]) -> None:

@@ -1,0 +1,77 @@
+"""Redis comes late, goes away and comes back while people label; nothing is restarted by hand."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from ml_backend.adapters.servers import LocalRedis, free_port
+from ml_backend.adapters.state_redis import RedisState
+from ml_backend.domain import TaskId
+from ml_backend.errors import StoreError
+from ml_backend.services.projects import Projects
+from tests.fakes import World
+
+
+def until(true: Callable[[], bool], seconds: float = 30.0) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.05)
+    return true()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LocalRedis]:
+    made = LocalRedis(tmp_path / "redis", port=free_port())
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def state(server: LocalRedis) -> Iterator[RedisState]:
+    found = RedisState(server.url)
+    yield found
+    found.close()
+
+
+def test_a_redis_that_starts_later_is_waited_for(
+    server: LocalRedis, state: RedisState, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.start()
+    world = World(state)
+    server.stop()
+    projects = Projects(world.backend, "http://studio")
+    with caplog.at_level(logging.INFO):
+        projects.start()
+        time.sleep(3.0)  # several attempts
+        assert not list(projects)
+        assert len([r for r in caplog.records if "doesn't answer" in r.getMessage()]) == 1
+        server.start()
+        assert until(lambda: [project.ref.id for project in projects] == [1])
+        assert until(lambda: ("sync", {}) in world.jobs.asked)
+    projects.stop()
+
+
+def test_an_outage_while_people_label_loses_nothing(server: LocalRedis, state: RedisState) -> None:
+    server.start()
+    world = World(state)
+    projects = Projects(world.backend, "http://studio")
+    projects.start()
+    assert until(lambda: bool(list(projects)))
+    world.answer(TaskId(1))
+    server.stop()
+    began = time.monotonic()
+    with pytest.raises(StoreError):  # Label Studio has the label; the webhook is answered at once
+        world.answer(TaskId(2))
+    assert time.monotonic() - began < 1.0
+    assert until(lambda: projects._lost)
+    world.jobs.asked.clear()
+    server.start()
+    assert until(lambda: ("sync", {}) in world.jobs.asked), "what was missed is fetched at once"
+    assert {a.task for a in state.annotations(world.ref)} == {1}, "what was noted before is still there"
+    world.answer(TaskId(3))
+    projects.stop()
