@@ -30,11 +30,12 @@ from ml_backend.adapters.finetune_torch import TorchFinetuner
 from ml_backend.adapters.memory import MemoryFeatures
 from ml_backend.domain import Annotation, AnnotationId, Task, TaskId, TaskRecord
 from ml_backend.draw import Target
-from ml_backend.memory_project import REF, MemoryProject, Options
+from ml_backend.memory_project import REF, MemoryProject
 from ml_backend.ports import Features, LabelStudio
 from ml_backend.services.auditing import ask_more, make_draw
 from ml_backend.services.certificate import Standing, standing
 from ml_backend.services.finetune import FullRound
+from ml_backend.simulation import Options
 from strategies.cost import CORRECT_SECONDS, PAGE_SECONDS
 from strategies.simulate import Person, Session, published
 

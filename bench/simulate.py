@@ -14,8 +14,8 @@ from pathlib import Path
 from common import report
 from data import cifar10_features, mnist_features
 
-from ml_backend.memory_project import Options
 from ml_backend.simulate import on_processes, simulate, write_report
+from ml_backend.simulation import Options
 from strategies.simulate import summarise
 
 NAMES = (

@@ -12,6 +12,7 @@ from typing import Any
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
+from ml_backend import forward
 from ml_backend.domain import MODEL_VERSION
 from ml_backend.errors import BadRequest, NotFound, RushError, TooLarge, Unauthorized
 from ml_backend.services.events import handle
@@ -35,6 +36,9 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         g.started, g.id = time.perf_counter(), uuid.uuid4().hex[:12]
         if request.path != "/health":
             _check_credentials(settings)
+
+    if projects.owners is not None:
+        forward.install(app, projects)
 
     @app.get("/")
     @app.get("/health")

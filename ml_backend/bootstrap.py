@@ -18,6 +18,7 @@ from ml_backend.ports import (
     Index,
     Jobs,
     LabelStudio,
+    Owners,
     Projector,
     State,
     Trainer,
@@ -72,6 +73,15 @@ class Parts:
         from ml_backend.adapters.state_redis import RedisState
 
         return RedisState(self.redis_url)
+
+    @cached_property
+    def owners(self) -> Owners | None:
+        """Who owns which project, where several web processes run."""
+        if not self.settings.replica_url:
+            return None
+        from ml_backend.adapters.owners_redis import RedisOwners
+
+        return RedisOwners(self.redis_url, self.settings.replica_url)
 
     @cached_property
     def jobs(self) -> Jobs:

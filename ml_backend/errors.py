@@ -65,6 +65,12 @@ class LabelStudioError(RushError):
     status = 502
 
 
+class Unavailable(RushError):
+    """Another process of ours has to answer, and does not."""
+
+    status = 503
+
+
 class StoreError(RushError):
     """Redis, the index or a file of ours can't be read or written."""
 

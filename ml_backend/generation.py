@@ -93,10 +93,10 @@ class Generation:
         return judged(self.manifest)
 
 
-def judged(manifest: Mapping[str, Any]) -> dict[int, float]:
-    """``Generation.judged`` by the manifest, also of a round that was not published."""
+def judged(manifest: Mapping[str, Any], what: str = "right") -> dict[int, float]:
+    """``Generation.judged`` by the manifest, also of a round not published; or the ``loss`` in nats."""
     record = manifest.get("trained_on", {})
-    return dict(zip(record.get("judged", ()), record.get("right", ()), strict=True))
+    return dict(zip(record.get("judged", ()), record.get(what, ()), strict=True))
 
 
 @dataclass(frozen=True, slots=True)

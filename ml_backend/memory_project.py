@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
@@ -17,7 +16,7 @@ from ml_backend.services.learn import Learner, PrincipalProjector
 from ml_backend.services.project import LOW, Backend, Project
 from ml_backend.services.suggest import suggest
 from ml_backend.settings import Settings
-from strategies.cost import PAGE_SECONDS
+from ml_backend.simulation import Options
 from strategies.simulate.replay import Labels
 
 REF = ProjectRef("memory", 1)
@@ -25,28 +24,6 @@ BACKBONE = "memory"
 """The name of the features that a project starts with."""
 NOBODY = -1
 """Who skips held-out images, so that nobody sees them and nothing is learnt from them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Everything of a run but its data, strategy and seed.
-
-    ``cost`` of an answer: ``published``, a number of seconds, or the answers that it is learnt from
-    (``simulate.cost_of``) · ``error``: share of wrong answers · ``rank_every``
-    answers the order is computed anew · ``until``: share of the pool right at which a run ends.
-    """
-
-    labels: int = 300
-    held_out: float = 0.2
-    every: int = 20
-    train_labels: int = 20
-    rank_every: int = 4
-    cost: str = "published"
-    page_seconds: float = PAGE_SECONDS
-    people: int = 1
-    error: float = 0.0
-    dont_know: float = 0.0
-    until: float = 1.0
 
 
 class MemoryProject:

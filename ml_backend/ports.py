@@ -187,6 +187,18 @@ class Artifacts(Protocol):
     def publish_draw(self, project: ProjectRef, draw: Draw) -> None: ...
 
 
+class Owners(Protocol):
+    """Which of several web processes owns a project; only that one serves it."""
+
+    url: str
+
+    def owner(self, project: ProjectRef) -> str:
+        """The owner's address; this process's own ``url`` where nobody else owns the project by now."""
+
+    def close(self) -> None:
+        """Give everything back."""
+
+
 class State(Protocol):
     """The shared cache of what Label Studio holds (Redis); ``sync`` rebuilds it.
 

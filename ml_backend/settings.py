@@ -42,6 +42,10 @@ class Settings(BaseSettings):
     public_url: str = Field(
         "", description="The backend's address as seen from Label Studio; empty means http://HOST:PORT."
     )
+    replica_url: str = Field(
+        "",
+        description="This backend's own address as other replicas of it see it; set it where several run.",
+    )
     basic_auth_user: str = Field("", description="User name that Label Studio must send; empty means none.")
     basic_auth_password: SecretStr = Field(SecretStr(""), description="Password that goes with it.")
     token: SecretStr = Field(

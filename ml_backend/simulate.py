@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 import numpy as np
 
 import strategies
-from ml_backend.memory_project import MemoryProject, Options
+from ml_backend.memory_project import MemoryProject
+from ml_backend.simulation import Options, Run, Runner
 from strategies.cost import Answer, CostModel
 from strategies.simulate import (
     CostOf,
@@ -31,29 +31,6 @@ from strategies.simulate import (
     summarise,
 )
 from strategies.simulate.people import noisy
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One strategy on one data set with one seed."""
-
-    data: Path
-    strategy: str
-    seed: int
-    options: Options
-
-    @property
-    def name(self) -> str:
-        """A file name that no other run has; another data file of the same place and time is another run."""
-        stat, facts = self.data.stat(), asdict(self.options)
-        text = json.dumps([str(self.data.resolve()), stat.st_mtime_ns, self.strategy, self.seed, facts])
-        label = "".join(c if c.isalnum() else "-" for c in self.strategy)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:10]
-        return f"{self.data.stem}-{label}-{self.seed}-{digest}"
-
-
-Runner = Callable[[Sequence[Run]], Iterable[tuple[Run, dict[str, Any]]]]
-"""Does runs and gives each with its result as it is done."""
 
 
 def simulate_run(data: Path, strategy: str, seed: int, options: Options) -> dict[str, Any]:

@@ -65,8 +65,8 @@ def simulate(
     """Replay labelling with people of numbers: which strategy would be fastest on such data?"""
     from ml_backend import simulate as simulating
     from ml_backend import simulate_data as preparing
-    from ml_backend.memory_project import Options
     from ml_backend.services.pace import own_minutes
+    from ml_backend.simulation import Options
     from strategies.naming import parse
 
     if not data and project is None:

@@ -25,7 +25,7 @@ def open_projects(settings: Settings) -> Projects:
     backend = Backend(
         settings, parts.state, parts.artifacts, parts.features_of, parts.jobs, parts.studio, parts.index
     )
-    return Projects(backend, parts.origin)
+    return Projects(backend, parts.origin, parts.owners)
 
 
 class Server(BaseApplication):  # type: ignore[misc]

@@ -19,7 +19,7 @@ from rq.job import Job, JobStatus
 from ml_backend.adapters.jobs_rq import LOCK_SECONDS, SIMULATED
 from ml_backend.adapters.redis_client import address
 from ml_backend.errors import StoreError
-from ml_backend.simulate import Run, Runner
+from ml_backend.simulation import Run, Runner
 
 log = logging.getLogger(__name__)
 

@@ -23,21 +23,28 @@ def accuracy(right: Floats) -> float:
     return float(right.mean()) if len(right) else 0.0
 
 
+def losses(probabilities: Floats, truth: Array, *, multiple: bool) -> Floats:
+    """Return the log-loss (n,) of each answer in nats; where ``multiple`` the mean over classes."""
+    if multiple:
+        likelihood = np.where(truth > 0, probabilities, 1 - probabilities)
+        return np.asarray(-np.log(np.maximum(likelihood, FLOOR)).mean(axis=1), np.float32)
+    likelihood = probabilities[np.arange(len(truth)), truth]
+    return np.asarray(-np.log(np.maximum(likelihood, FLOOR)), np.float32)
+
+
 def figures(probabilities: Floats, truth: Array, *, multiple: bool) -> dict[str, float]:
     """Return accuracy, log_loss (nats per answer) and ece (expected calibration error, Guo et al. 2017)."""
     if multiple:
         confidence = np.maximum(probabilities, 1 - probabilities).ravel()
         hit = ((probabilities >= 0.5) == (truth > 0)).ravel()
-        likelihood = np.where(truth > 0, probabilities, 1 - probabilities).ravel()
     else:
         confidence = probabilities.max(axis=1)
         hit = probabilities.argmax(axis=1) == truth
-        likelihood = probabilities[np.arange(len(truth)), truth]
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     gaps = [abs(float((hit[bins == n] - confidence[bins == n]).sum())) for n in range(BINS)]
     return {
         "accuracy": accuracy(correct(probabilities, truth, multiple=multiple)),
-        "log_loss": float(-np.log(np.maximum(likelihood, FLOOR)).mean()),
+        "log_loss": float(losses(probabilities, truth, multiple=multiple).mean()),
         "ece": sum(gaps) / max(len(confidence), 1),
     }
 

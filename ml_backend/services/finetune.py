@@ -127,17 +127,21 @@ class FullRound:
 def compare(plain: Mapping[str, Any], full: Mapping[str, Any]) -> tuple[str, bool]:
     """What the held-out answers of two rounds say, and whether the second one is better.
 
-    Better is: more answers right on the same images, by more than one standard error of the paired
-    difference. Both rounds must have judged them out of fold.
+    Better is: surer of what is right on the same images (log-loss, which tells more than right and wrong
+    where images are few), by more than one standard error of the paired difference, and no fewer right. Both
+    rounds must have judged them out of fold.
     """
-    answers = judged(plain), judged(full)
-    both = sorted(answers[0].keys() & answers[1].keys())
+    both = sorted(judged(plain).keys() & judged(full).keys())
     if not both or "optimistic" in full:
         return "the fine-tuned backbone can't be judged: too few labels were held out", False
-    old, new = (np.array([answer[task] for task in both]) for answer in answers)
-    gain = new - old
-    better = bool(gain.mean() > standard_error(gain))
+    old, new = (np.array([judged(manifest)[task] for task in both]) for manifest in (plain, full))
+    before, after = (
+        np.array([judged(manifest, "loss")[task] for task in both]) for manifest in (plain, full)
+    )
+    gain = before - after
+    better = bool(gain.mean() > standard_error(gain) and new.mean() >= old.mean())
     return (
         f"fine-tuning the backbone is {'better' if better else 'not better'}: {new.mean():.3f} against "
-        f"{old.mean():.3f} right on {len(both)} images that neither was trained on"
+        f"{old.mean():.3f} right, log-loss {after.mean():.3f} against {before.mean():.3f}, on {len(both)} "
+        "images that neither was trained on"
     ), better

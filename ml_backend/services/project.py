@@ -249,6 +249,10 @@ class Project:
             "pace": pace(list(live.annotations.values()), {} if generation is None else generation.manifest),
         }
 
+    def close(self) -> None:
+        """Another process serves the project from now on."""
+        self.index.close()
+
     # ---- in between
 
     def tend(self) -> None:

@@ -13,6 +13,7 @@ from ml_backend import wire
 from ml_backend.domain import ProjectRef
 from ml_backend.errors import NotFound, RushError, StoreError
 from ml_backend.label_config import parse_label_config
+from ml_backend.ports import Owners
 from ml_backend.services.events import handle
 from ml_backend.services.project import Backend, Project
 
@@ -25,8 +26,8 @@ TICK = 0.25
 class Projects:
     """The projects of one Label Studio, loaded when first needed."""
 
-    def __init__(self, backend: Backend, origin: str) -> None:
-        self.backend, self.origin = backend, origin
+    def __init__(self, backend: Backend, origin: str, owners: Owners | None = None) -> None:
+        self.backend, self.origin, self.owners = backend, origin, owners
         self._loaded: dict[int, Project] = {}
         self._lock = threading.RLock()
         self._stop = threading.Event()
@@ -38,6 +39,16 @@ class Projects:
     def ref(self, project: int) -> ProjectRef:
         """The project's name in our state."""
         return ProjectRef(self.origin, project)
+
+    def elsewhere(self, project: int) -> str:
+        """The address of the replica that owns a project; nothing where it is this one."""
+        owner = "" if self.owners is None else self.owners.owner(self.ref(project))
+        return "" if self.owners is None or owner == self.owners.url else owner
+
+    def others(self) -> list[str]:
+        """The addresses of the other replicas that own projects."""
+        known = (ref for ref in self.backend.state.projects() if ref.origin == self.origin)
+        return sorted({there for ref in known if (there := self.elsewhere(ref.id))})
 
     def __iter__(self) -> Iterator[Project]:
         return iter(list(self._loaded.values()))
@@ -92,6 +103,8 @@ class Projects:
         self.later.shutdown(cancel_futures=True)
         if self._keeper.is_alive():
             self._keeper.join(timeout=10)
+        if self.owners is not None:
+            self.owners.close()
 
     def _keep(self) -> None:
         self._try(self._hear, "events")  # from here on none is missed
@@ -99,6 +112,8 @@ class Projects:
             pass
         while not self._stop.is_set():
             self._try(self._hear, "events")
+            if self.owners is not None:
+                self._try(self._share, "replicas")
             if self._lost:
                 self._try(self._catch_up, "catching up")
             for project in self:
@@ -108,8 +123,22 @@ class Projects:
 
     def _load(self) -> None:
         for ref in self.backend.state.projects():
-            if ref.origin == self.origin and not self._stop.is_set():
+            mine = ref.origin == self.origin and not self.elsewhere(ref.id)
+            if mine and not self._stop.is_set():
                 self._try(partial(self.get, ref.id), f"project {ref.id}: load")
+
+    def _share(self) -> None:
+        """Let go of what another replica owns, and take over what nobody does any more."""
+        for ref in self.backend.state.projects():
+            if ref.origin != self.origin:
+                continue
+            if self.elsewhere(ref.id):
+                if (lost := self._loaded.pop(ref.id, None)) is not None:
+                    lost.close()
+            elif ref.id not in self._loaded:
+                self.get(ref.id)
+                self.backend.jobs.enqueue("sync", ref)  # what nobody heard in between
+                log.info("project %s is this replica's now.", ref.id)
 
     def _catch_up(self) -> None:
         """Once the state is back: ask Label Studio what happened meanwhile."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from ml_backend.generation import Array, Floats, Generation, Head, Pca
 from ml_backend.ports import Trainer
-from ml_backend.services.figures import accuracy, agreement, correct, figures, fit_temperature
+from ml_backend.services.figures import accuracy, agreement, correct, figures, fit_temperature, losses
 from ml_backend.services.knn import vote_all
 
 LEAST_LABELS = 10
@@ -123,6 +123,7 @@ def train(
             "targets": y.tolist(),
             "judged": [int(ids[row]) for row in held.rows],
             "right": [round(float(r), 4) for r in right],
+            "loss": [round(float(x), 4) for x in losses(head_says, truth, multiple=multiple)],
         },
     }
     worse = _worse(previous, base, features, y, ids, held.rows, right)

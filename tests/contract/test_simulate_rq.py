@@ -16,8 +16,8 @@ import redis
 from sklearn.datasets import load_digits
 
 from ml_backend.adapters.simulate_rq import on_workers
-from ml_backend.memory_project import Options
 from ml_backend.simulate import simulate, simulate_run
+from ml_backend.simulation import Options
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
@@ -109,7 +110,7 @@ def parts(
         _env_file=None, data_dir=tmp_path, redis_url=redis_url, backbone="tiny", image_size=SIZE, device="cpu"
     )
     made, studio = Parts(settings), Digits(digits)
-    tuner = TorchFinetuner("tiny", SIZE, "cpu", tmp_path / "networks", looks=10, learning_rate=2e-3)
+    tuner = TorchFinetuner("tiny", SIZE, "cpu", tmp_path / "networks", looks=16, learning_rate=2e-3)
     made.__dict__.update(studio=studio, jobs=FakeJobs(), state=state, origin=studio.origin, finetuner=tuner)
     monkeypatch.setattr(jobs, "parts", lambda: made)
     ref = made.ref(1)
@@ -212,11 +213,15 @@ def test_torch_and_openvino_read_the_same_fine_tuned_weights(parts: Parts, digit
     other.close()
 
 
-def record(right: dict[int, float], **more: Any) -> dict[str, Any]:
-    return {"trained_on": {"judged": list(right), "right": list(right.values())}, **more}
+def record(right: dict[int, float], sure: float = 0.9, **more: Any) -> dict[str, Any]:
+    losses = [-math.log(sure if r else 1 - sure) for r in right.values()]
+    return {
+        "trained_on": {"judged": list(right), "right": list(right.values()), "loss": losses},
+        **more,
+    }
 
 
-def test_better_means_more_right_on_the_same_images_beyond_chance() -> None:
+def test_better_means_surer_of_what_is_right_on_the_same_images_beyond_chance() -> None:
     old = {n: float(n % 2) for n in range(100)}
     assert compare(record(old), record(dict.fromkeys(range(50, 150), 1.0)))[1]
     assert not compare(record(old), record(old))[1]
@@ -224,11 +229,15 @@ def test_better_means_more_right_on_the_same_images_beyond_chance() -> None:
     assert not compare(record(old), record(dict.fromkeys(range(200, 300), 1.0)))[1]
     assert not compare(record(old), record(dict.fromkeys(old, 1.0), optimistic="…"))[1]
     assert not compare({"labels": 3}, record(old))[1]
+    all_right = dict.fromkeys(range(20), 1.0)
+    assert compare(record(all_right, 0.6), record(all_right, 0.95))[1], "surer of what is right"
+    assert not compare(record(all_right, 0.95), record(all_right, 0.6))[1]
+    assert not compare(record(all_right, 0.6), record({**all_right, 0: 0.0}, 0.95))[1], "fewer are right"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 def test_on_a_gpu_the_weights_are_worth_as_much(digits: list[Path], tmp_path: Path, parts: Parts) -> None:
-    parts.__dict__["finetuner"] = TorchFinetuner("tiny", SIZE, "cuda", tmp_path, looks=10, learning_rate=2e-3)
+    parts.__dict__["finetuner"] = TorchFinetuner("tiny", SIZE, "cuda", tmp_path, looks=16, learning_rate=2e-3)
     plain = current(parts)
     jobs.finetune(ProjectRef("http://studio", 1))
     assert current(parts).number == plain.number + 1

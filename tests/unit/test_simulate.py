@@ -11,8 +11,9 @@ from sklearn.datasets import load_digits
 
 import strategies
 from ml_backend.cli import main
-from ml_backend.memory_project import MemoryProject, Options
+from ml_backend.memory_project import MemoryProject
 from ml_backend.simulate import on_processes, simulate, simulate_run
+from ml_backend.simulation import Options
 from strategies import StrategyError
 from strategies.cost import Answer, CostModel
 from strategies.simulate import Person, constant, learnt, published, replay, summarise
