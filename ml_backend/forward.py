@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -29,7 +30,8 @@ def install(app: Flask, projects: Projects) -> None:
         if request.path == "/status" and PASSED_ON not in request.headers:
             rows = [project.report() for project in projects]
             for there in projects.others():
-                rows += json.loads(_sent(client, there).get_data())["projects"]
+                with suppress(Unavailable):
+                    rows += json.loads(_sent(client, there).get_data())["projects"]
             return jsonify(projects=rows)
         if request.path not in PER_PROJECT or PASSED_ON in request.headers:
             return None

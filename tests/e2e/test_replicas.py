@@ -1,0 +1,161 @@
+"""Two web processes behind a balancer, one of which is killed while people label."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import httpx
+import pytest
+
+from ml_backend.adapters.child import Child
+from ml_backend.adapters.label_studio import HttpLabelStudio
+from ml_backend.adapters.servers import LocalLabelStudio, free_port
+from ml_backend.bootstrap import Parts
+from ml_backend.commands import connect, import_images
+from ml_backend.forward import PASSED_ON
+from ml_backend.local import LocalRush
+from ml_backend.settings import Settings
+from tests.product import Product, label_config
+
+
+class Balancer:
+    """Gives each connection to the next of the ports that answers."""
+
+    def __init__(self, *ports: int) -> None:
+        self.ports, self._turn = ports, count()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            turn = next(self._turn)
+            for port in (self.ports[(turn + n) % len(self.ports)] for n in range(len(self.ports))):
+                try:
+                    server = socket.create_connection(("127.0.0.1", port), timeout=2)
+                except OSError:
+                    continue
+                server.settimeout(None)
+                threading.Thread(target=_join, args=(client, server), daemon=True).start()
+                break
+            else:
+                client.close()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def _join(client: socket.socket, server: socket.socket) -> None:
+    with client, server:
+        there = threading.Thread(target=_pipe, args=(client, server), daemon=True)
+        there.start()
+        _pipe(server, client)
+        there.join(60)
+
+
+def _pipe(source: socket.socket, target: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+class Replicas:
+    """A product with two web processes, each of which may be killed."""
+
+    def __init__(self, product: Product, first: int, second: Child, ports: tuple[int, int]) -> None:
+        self.product, self.ports, self._pids = product, ports, (first, second.pid)
+
+    def owner(self, project: int) -> int:
+        """0 or 1: which one has the project."""
+        for number, port in enumerate(self.ports):
+            with contextlib.suppress(httpx.HTTPError):
+                reply = httpx.get(f"http://127.0.0.1:{port}/status", headers={PASSED_ON: "1"}, timeout=5)
+                if any(row["project"] == project for row in reply.json()["projects"]):
+                    return number
+        return -1
+
+    def kill(self, number: int) -> None:
+        pid = self._pids[number]
+        os.killpg(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def replicas(label_studio: LocalLabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
+    ports = free_port(), free_port()
+    balancer = Balancer(*ports)
+    settings = Settings(
+        data_dir=tmp_path_factory.mktemp("replicas"),
+        label_studio_url=label_studio.url,
+        label_studio_api_key=label_studio.token,
+        local_files_root=str(label_studio.files_root),
+        port=ports[0],
+        public_url=f"http://127.0.0.1:{balancer.port}",
+        replica_url=f"http://127.0.0.1:{ports[0]}",
+        image_size=64,
+        train_labels=15,
+        train_seconds=1,
+        window=40,
+        sync_seconds=0,
+    )
+    with LocalRush(settings, print) as rush:
+        more = {"port": ports[1], "replica_url": f"http://127.0.0.1:{ports[1]}", "redis_url": rush.redis_url}
+        environment = {**os.environ, **settings.model_copy(update=more).environment()}
+        second = Child("second", settings.data_dir / "second")
+        second.start([sys.executable, "-m", "ml_backend.cli", "serve"], environment)
+        parts = Parts(settings.model_copy(update={"redis_url": rush.redis_url}))
+        studio = HttpLabelStudio(label_studio.url, label_studio.token)
+        product = Product(label_studio, rush, parts, studio)
+        yield Replicas(product, rush.backend.pid, second, ports)
+        second.stop()
+        studio.close()
+        parts.close()
+    balancer.close()
+
+
+def test_two_replicas_are_one_queue_and_a_killed_one_is_replaced(replicas: Replicas, digits: Path) -> None:
+    product = replicas.product
+    project = connect(product.parts, title="Two replicas", label_config=label_config())
+    import_images(product.parts, project, digits)
+    product.wait(project, tasks=200, embedded=200, window=30)
+    truth = product.classes(project)
+
+    def label(many: int) -> int:
+        """Answers whose next image is the intended one."""
+        hits = 0
+        task = product.serve(project)
+        for _ in range(many):
+            product.submit(project, task["id"], truth[task["id"]])
+            intended = product.intended(project)
+            task = product.serve(project)
+            hits += task["id"] in intended
+        return hits
+
+    assert label(20) == 20
+    status = product.wait(project, generation=1)
+    assert status["labelled"] == 20
+    first = replicas.owner(project)
+    assert first >= 0
+    replicas.kill(first)
+    killed = time.monotonic()
+    for _ in range(3):  # nobody owns the project now: Label Studio keeps the labels
+        task = product.serve(project)
+        product.submit(project, task["id"], truth[task["id"]])
+    product.wait(project, timeout=30, labelled=23)
+    print(f"taken over and caught up after {time.monotonic() - killed:.1f} s")
+    assert replicas.owner(project) == 1 - first
+    assert label(10) == 10
+    assert len(product.answers(project)) == 33
