@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, cast
@@ -41,6 +42,8 @@ from strategies.simulate import Person, Session, published
 
 CONFIDENCE = 0.95
 BACKBONE = "efficientnet-lite0"
+AUDIT_SECONDS = 1.8
+"""Of one audit, class by class, as measured here."""
 MOST_AUDITS = 0.5
 """Share of the frame after which no more audits are asked for."""
 
@@ -101,6 +104,15 @@ def stands(project: MemoryProject) -> Standing:
     return standing(draw, project.state.tasks(REF), project.state.annotations(REF))
 
 
+def worth_more(said: Standing) -> bool:
+    """Whether the audits to the next set take people less time than labelling what it has more by hand."""
+    failed = said.certificate.failed
+    if not said.more or failed is None:
+        return False
+    larger = failed.rung.size - (said.accepted.rung.size if said.accepted else 0)
+    return said.more * AUDIT_SECONDS < larger * (PAGE_SECONDS + CORRECT_SECONDS)
+
+
 def accept(project: MemoryProject, session: Session, said: Standing) -> int:
     """Take the certified set over, as ``rush certify --accept`` does with annotations; returns its size."""
     numbers = count(10**9)
@@ -155,13 +167,15 @@ def certified(
         said = stands(project)
         now = project.artifacts.draw(REF)
         assert now is not None
-        if said.more == 0 or said.more is None or now.count + said.more > MOST_AUDITS * len(draw):
+        print(f"{said.audited} audits, {len(said.rest)} certified, {said.more} more needed", flush=True)
+        if not worth_more(said) or now.count + (said.more or 0) > MOST_AUDITS * len(draw):
             break
         ask_more(REF, project.state, project.artifacts, said.more)
         project.project.happened("audits", {})
     mark("audits")
     taken = accept(project, session, said)
-    mark("accepted")
+    print(f"{taken} taken over", flush=True)
+    project.options = replace(project.options, train_labels=200, rank_every=20)  # for the simulation's speed
     while session.turn():
         pass
     mark("rest")
@@ -215,13 +229,13 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--strategies", nargs="+", default=["rush", "random"])
-    parser.add_argument("--mnist-labels", type=int, default=160)
+    parser.add_argument("--mnist-labels", type=int, default=300)
     parser.add_argument("--cifar10-labels", type=int, default=600)
     parser.add_argument("--hand", action="store_true", help="also every image by hand, which takes long")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     options.labels = {"mnist": options.mnist_labels, "cifar10": options.cifar10_labels}
-    options.size, options.error = {"mnist": 64, "cifar10": 96}, {"mnist": 0.01, "cifar10": 0.1}
+    options.size, options.error = {"mnist": 64, "cifar10": 64}, {"mnist": 0.01, "cifar10": 0.1}
     runs, hand = [], []
     for name, path, read in (("mnist", options.mnist, mnist), ("cifar10", options.cifar10, cifar10)):
         if path is None:

@@ -14,24 +14,13 @@ from pathlib import Path
 from common import report
 from data import cifar10_features, mnist_features
 
+import strategies
 from ml_backend.simulate import on_processes, simulate, write_report
 from ml_backend.simulation import Options
 from strategies.simulate import summarise
 
-NAMES = (
-    "rush",
-    "auto",
-    "cluster_chain",
-    "margin",
-    "uncertainty",
-    "least_confidence",
-    "diversity",
-    "typiclust",
-    "badge",
-    "probcover",
-    "balanced",
-    "minority",
-)
+NAMES = tuple(name for name in strategies.names() if strategies.get(name).asks == "open")
+"""All but those that ask about labelled images; grouped is margin, class by class."""
 
 
 def main() -> None:

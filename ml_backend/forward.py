@@ -18,6 +18,7 @@ PASSED_ON = "X-Rush-Passed-On"
 KEPT = ("Authorization", "X-Rush-Secret", "Content-Type")
 TIMEOUT = 0.9
 """Label Studio gives a webhook one second."""
+AGAIN = "Another one takes over within seconds; what was missed is synced then."
 PER_PROJECT = ("/predict", "/webhook", "/setup", "/train")
 
 
@@ -33,10 +34,12 @@ def install(app: Flask, projects: Projects) -> None:
                 with suppress(Unavailable):
                     rows += json.loads(_sent(client, there).get_data())["projects"]
             return jsonify(projects=rows)
-        if request.path not in PER_PROJECT or PASSED_ON in request.headers:
+        if request.path not in PER_PROJECT:
             return None
         number = _project(request.get_json(force=True, silent=True))
         there = "" if number is None else projects.elsewhere(number)
+        if there and PASSED_ON in request.headers:
+            raise Unavailable(f"Project {number} has just gone to the replica at {there}.", AGAIN)
         return _sent(client, there) if there else None
 
 
@@ -52,7 +55,7 @@ def _sent(client: httpx.Client, there: str) -> Response:
     except httpx.HTTPError as error:
         raise Unavailable(
             f"The replica at {there} owns this project and does not answer: {error}.",
-            "Another one takes over within seconds; what was missed is synced then.",
+            AGAIN,
         ) from error
     return Response(reply.content, reply.status_code, content_type=reply.headers.get("Content-Type"))
 

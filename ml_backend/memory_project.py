@@ -43,7 +43,7 @@ class MemoryProject:
         from ml_backend.adapters import memory
         from ml_backend.adapters.trainer_torch import TorchTrainer
 
-        self._options, self._labels, self._turns = options, 0, 0
+        self.options, self._labels, self._turns = options, 0, 0
         self._ids = iter(range(1, 10**9))
         keys = [content_key(str(row).encode()) for row in range(len(features))]
         self.state = cast(State, memory.MemoryState(label_config=choices_config(classes), strategy=strategy))
@@ -104,14 +104,14 @@ class MemoryProject:
             )
             self._labels += 1
         self._turns += 1
-        due = label is not None and self._labels % self._options.train_labels == 0
+        due = label is not None and self._labels % self.options.train_labels == 0
         if due and self.learner.learn(REF).generation is not None:
             self.project.happened("generation", {})
         self._keep()
 
     def _keep(self) -> None:
         queue, live, studio = self.project.queue, self.project.live, cast(LabelStudio, self.studio)
-        if queue.stale(live) and self._turns % self._options.rank_every == 0:
+        if queue.stale(live) and self._turns % self.options.rank_every == 0:
             queue.rank(live)
         while len(queue.window.open(live)) < LOW * queue.size and queue.refill(live, studio):
             pass
