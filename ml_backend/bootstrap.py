@@ -200,7 +200,12 @@ class Parts:
 
         settings = self.settings
         return TorchFinetuner(
-            settings.backbone, settings.image_size, settings.device, self._networks, self._limits
+            settings.backbone,
+            settings.image_size,
+            settings.device,
+            self._networks,
+            self._limits,
+            processes=settings.gpus,
         )
 
     @cached_property

@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     backbone: str = Field("efficientnet-lite0", description="Embedding model.")
     image_size: int = Field(224, ge=64, description="Side in pixels that images are embedded at.")
     device: str = Field("auto", description="Where training runs: auto, cpu, cuda.")
+    gpus: int = Field(
+        0, ge=0, description="GPUs that a full round trains on together; 0 takes all there are."
+    )
     allowed_hosts: str = Field(
         "", description="Other hosts that images may be fetched from, comma separated; * allows all."
     )

@@ -21,7 +21,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ml_backend.adapters.backbones import backbone, pixels_to_features, weights_path
@@ -30,6 +29,7 @@ from ml_backend.adapters.devices import torch_device
 from ml_backend.adapters.features import feature_set
 from ml_backend.adapters.finetune_model import Linear, Model, loss_of, moved, rate
 from ml_backend.adapters.pipeline import cpus, in_order
+from ml_backend.adapters.ranks import Ranks, save_first, together
 from ml_backend.errors import BadImage
 from ml_backend.generation import Array
 
@@ -57,6 +57,7 @@ CLASSIFIER_STEPS = 300
 class TorchFinetuner:
     """``ports.Finetuner`` with AdamW, a warm-up and a cosine; on a GPU in bfloat16 and channels_last.
 
+    Where there are several GPUs each trains on batches of its own (``processes``, 0: one per GPU).
     Keeps the weights of the least loss on the watched images, as safetensors in ``folder``. Raises what
     ``torch_device``, ``backbones.backbone`` and ``pixels_to_features`` raise.
     """
@@ -71,10 +72,13 @@ class TorchFinetuner:
         *,
         looks: int = 20,
         learning_rate: float = 2e-4,
+        processes: int = 0,
     ) -> None:
         self._base, self._size, self._folder, self._limits = base, size, folder, limits
         self._looks, self._rate = looks, learning_rate
         self._device = torch_device(device)
+        gpus = torch.cuda.device_count() if self._device.type == "cuda" else 1
+        self._processes = processes or gpus
 
     def tune(
         self,
@@ -96,9 +100,12 @@ class TorchFinetuner:
                 known = [place for place, row in enumerate(rows) if row < len(targets)]
                 teach = [rows[place] for place in known]
                 taught = _Taught(np.array(known), targets[teach], watched[teach], multiple)
-                network = self._train(pixels, taught, progress)
                 fresh = Path(folder) / "weights"
-                save_file({key: value.contiguous() for key, value in network.items()}, fresh)
+                if self._processes == 1:
+                    save_first(Ranks(), self._train(pixels, taught, progress, Ranks()), fresh)
+                else:
+                    given = (self, Path(folder) / "pixels", pixels.shape, taught, fresh)
+                    together(self._processes, _on_rank, given, progress)
                 os.replace(fresh, path)
         return feature_set(name, self._size)
 
@@ -125,7 +132,7 @@ class TorchFinetuner:
                     rows.append(row_of[key])
         return np.memmap(path, np.uint8, "r", shape=(len(rows), self._size, self._size, 3)), rows
 
-    def _train(self, pixels: Array, taught: _Taught, progress: Progress) -> dict[str, Tensor]:
+    def _train(self, pixels: Array, taught: _Taught, progress: Progress, ranks: Ranks) -> dict[str, Tensor]:
         module = pixels_to_features(backbone(self._base), self._size).to(self._device)
         module = module.to(memory_format=torch.channels_last)
         y = torch.as_tensor(taught.targets, device=self._device)
@@ -135,18 +142,20 @@ class TorchFinetuner:
         features = self._features(module, pixels, taught.rows[shown])
         classifier = self._classifier(features, y[shown], classes, taught.multiple)
         model = Model(module, classifier)
+        ranks.alike(model)
 
-        steps = max(LEAST_STEPS, math.ceil(len(shown) / BATCH))
+        steps = max(LEAST_STEPS, math.ceil(len(shown) / (BATCH * ranks.size)))
         others = np.setdiff1d(np.arange(len(pixels)), taught.rows)
         rounds = SELF_ROUNDS if len(others) and not taught.multiple else 0
+        others = others[ranks.rank :: ranks.size]
         looks = [self._looks, *[math.ceil(self._looks / 2)] * rounds]
         total, done = steps * sum(looks), 0
-        random = np.random.default_rng(0)
+        random = np.random.default_rng(ranks.rank)  # other images on each
 
         def watched_loss() -> float:
             with torch.no_grad():
                 said = classifier(self._features(module, pixels, taught.rows[watch]))
-                return float(loss_of(said, y[watch], taught.multiple))
+                return ranks.agree(float(loss_of(said, y[watch], taught.multiple)), self._device)
 
         def draw(sure: Array, guessed: Tensor) -> tuple[Array, Tensor]:
             mine = random.choice(shown, min(BATCH, len(shown)), replace=False)
@@ -170,6 +179,7 @@ class TorchFinetuner:
                     found = module(moved(self._batch(pixels, rows), random))
                 optimiser.zero_grad()
                 loss_of(classifier(found.float()), wanted, taught.multiple, SMOOTHING).backward()
+                ranks.average(model.parameters())
                 nn.utils.clip_grad_norm_(module.parameters(), 1.0)
                 optimiser.step()
                 schedule.step()
@@ -231,6 +241,22 @@ class TorchFinetuner:
             loss_of(classifier(features), y, multiple, SMOOTHING).backward()
             optimiser.step()
         return classifier
+
+
+def _on_rank(
+    ranks: Ranks,
+    device: str,
+    tell: Progress,
+    tuner: TorchFinetuner,
+    at: Path,
+    shape: tuple[int, ...],
+    taught: _Taught,
+    fresh: Path,
+) -> None:
+    tuner._device = torch.device(device)
+    torch.set_num_threads(max(1, cpus() // ranks.size))
+    pixels = np.memmap(at, np.uint8, "r", shape=shape)
+    save_first(ranks, tuner._train(pixels, taught, tell, ranks), fresh)
 
 
 @dataclass(frozen=True, slots=True)
