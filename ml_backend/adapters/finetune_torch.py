@@ -36,7 +36,7 @@ from ml_backend.generation import Array
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-RECIPE = "2"
+RECIPE = "3"
 """Part of the name of the weights: another recipe trains anew."""
 BATCH = 32
 LEAST_STEPS = 25
@@ -45,8 +45,9 @@ SELF_ROUNDS = 2
 """Rounds of self-training, each half as long as the training on labels alone."""
 SELF_BATCH = 96
 """Images without a label beside the ``BATCH`` labelled ones of a step."""
-SURE = 0.9
-"""Probability from which on the network's own suggestion counts as a label in self-training."""
+SURE = 0.8
+"""Probability from which on the network's own suggestion counts as a label in self-training: with labels
+smoothed by 0.1 it is hardly ever surer than 0.9."""
 PATIENCE = 1 / 3
 """Share of all looks without a lower loss after which training ends: the first are often worse than none."""
 SMOOTHING = 0.1
