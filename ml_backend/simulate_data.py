@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -41,7 +42,7 @@ def prepare(source: Path, out: Path, parts: Parts, progress: Progress) -> Prepar
     ``source``: an npz with ``features`` or ``images``, and ``labels``; a folder with a sub-folder per class;
     or an export of Label Studio (JSON, JSON-MIN). BadRequest names what is missing.
     """
-    path = out / "features" / f"{source.stem}.npz"
+    path = out / "features" / f"{source.stem}-{_digest(source, parts.settings)}.npz"
     if source.suffix == ".npz":
         with np.load(source) as found:
             if {"features", "labels"} <= set(found.files):
@@ -60,9 +61,7 @@ def prepare(source: Path, out: Path, parts: Parts, progress: Progress) -> Prepar
     if source.suffix == ".json":
         left_out: list[str] = []
         rows = list(_export(source, left_out))
-        files = ((label, name, data) for label, name, data in _read(rows, parts, left_out))
-        prepared = _embedded(files, len(rows), path, parts.settings, progress)
-        return Prepared(prepared.path, [*left_out, *prepared.left_out])
+        return _embedded(_read(rows, parts, left_out), len(rows), path, parts.settings, progress, left_out)
     raise BadRequest(
         f"Can't simulate on {source}.", "Give an .npz, a folder with one per class, or an export (.json)."
     )
@@ -76,7 +75,7 @@ def of_project(project: int, out: Path, parts: Parts) -> tuple[Prepared, list[An
     if spec.multiple:
         raise BadRequest(f"Project {project} is multiple choice.", "Simulations need one class per image.")
     keys = parts.state.tasks(ref)
-    features = parts.features_of(parts.artifacts.generation(ref))
+    features = parts.features_of(None)  # a fine-tuned network has seen the labels that judge it here
     annotations = [a for record in parts.studio.records(project) for a in record.annotations]
     left_out: list[str] = []
     labels, wanted = [], []
@@ -94,8 +93,10 @@ def of_project(project: int, out: Path, parts: Parts) -> tuple[Prepared, list[An
             f"Project {project} has {len(labels)} labelled, embedded images of {len(set(labels))} classes.",
             "Label at least two classes first, or run rush sync.",
         )
-    path = out / "features" / f"project-{project}.npz"
-    _save(path, features.get(wanted), labels)
+    digest = hashlib.sha256(json.dumps([wanted, labels]).encode()).hexdigest()[:10]
+    path = out / "features" / f"project-{project}-{digest}.npz"
+    if not path.exists():  # else its runs would be done again
+        _save(path, features.get(wanted), labels)
     return Prepared(path, left_out), annotations
 
 
@@ -152,13 +153,27 @@ def embed_labelled(
 
 
 def _embedded(
-    files: Iterable[tuple[str, str, bytes]], total: int, path: Path, settings: Settings, progress: Progress
+    files: Iterable[tuple[str, str, bytes]],
+    total: int,
+    path: Path,
+    settings: Settings,
+    progress: Progress,
+    before: Sequence[str] = (),
 ) -> Prepared:
+    """``before``: what is left out already, read once the files are."""
     note = path.with_suffix(".left_out.json")
     if not path.exists():
         left_out = embed_labelled(files, path, settings, lambda done: progress("Embedding", done, total))
-        note.write_text(json.dumps(left_out))
+        note.write_text(json.dumps([*before, *left_out]))
     return Prepared(path, json.loads(note.read_text()) if note.exists() else [])
+
+
+def _digest(source: Path, settings: Settings) -> str:
+    """What the features depend on: which files, their sizes and times, and the network."""
+    files = [source] if source.is_file() else sorted(source.glob("*/*"))
+    facts = [(str(file), (stat := file.stat()).st_size, stat.st_mtime_ns) for file in files]
+    text = json.dumps([str(source.resolve()), facts, settings.backbone, settings.image_size])
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
 def _export(source: Path, left_out: list[str]) -> Iterator[tuple[str, Any]]:

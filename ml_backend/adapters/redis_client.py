@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 
 from redis import Redis
 
+from ml_backend.errors import BadRequest
+
 
 def connect(url: str) -> Redis:
     """A Redis client with a connection pool that many threads may share; connects on first use."""
@@ -14,5 +16,24 @@ def connect(url: str) -> Redis:
 
 def address(url: str) -> str:
     """The part of a Redis URL that may be shown: no user, no password."""
-    parts = urlsplit(url)
-    return f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
+    try:
+        parts = urlsplit(url)
+        shown = f"{parts.hostname}:{parts.port or 6379}" if parts.hostname else parts.path
+    except ValueError:
+        return "RUSH_REDIS_URL"
+    return "RUSH_REDIS_URL" if "@" in parts.path else shown  # part of a password
+
+
+def checked(url: str) -> str:
+    """The URL itself; BadRequest, which shows none of it, where it can't be one."""
+    try:
+        parts = urlsplit(url)
+        fine = parts.scheme in ("redis", "rediss", "unix") and "@" not in parts.path and (parts.port or 1)
+    except ValueError:
+        fine = False
+    if not fine:
+        raise BadRequest(
+            "RUSH_REDIS_URL is no address of a Redis.",
+            "Write redis://:password@host:6379/0, special characters of the password as %2F and the like.",
+        )
+    return url

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -59,6 +60,7 @@ def on_workers(url: str) -> Runner:
 
 
 def _enqueue(queue: Queue, run: Run, digest: str) -> str:
+    number = uuid.uuid4().hex
     job = queue.enqueue_call(
         "ml_backend.simulate.simulate_stored",
         args=(digest, run.data.name, run.strategy, run.seed, asdict(run.options)),
@@ -66,9 +68,9 @@ def _enqueue(queue: Queue, run: Run, digest: str) -> str:
         result_ttl=DAY,
         failure_ttl=DAY,
         description=f"{run.strategy} on {run.data.stem}, seed {run.seed}",
+        job_id=number,
+        meta={"lock": f"rush:running:simulate:{number}"},
     )
-    job.meta["lock"] = f"rush:running:simulate:{job.id}"
-    job.save_meta()
     return str(job.id)
 
 

@@ -125,7 +125,12 @@ class Projects:
         for ref in self.backend.state.projects():
             mine = ref.origin == self.origin and not self.elsewhere(ref.id)
             if mine and not self._stop.is_set():
-                self._try(partial(self.get, ref.id), f"project {ref.id}: load")
+                try:
+                    self.get(ref.id)
+                except StoreError:
+                    raise  # all of them again
+                except Exception:
+                    log.exception("project %s: not loaded", ref.id)
 
     def _share(self) -> None:
         """Let go of what another replica owns, and take over what nobody does any more."""

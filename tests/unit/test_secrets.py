@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from ml_backend.adapters.redis_client import address
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.app import create_app
 from ml_backend.cli import main
@@ -86,3 +87,19 @@ def test_no_error_answer_repeats_what_was_sent_as_a_secret(state: RedisState) ->
         answer = client.post(path, json={}, headers=wrong)
         assert answer.status_code in (401, 404, 405)
         assert not [word for word in (*WORDS, "guess-guess") if word in answer.text]
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://:top/secret@h:6379/0", "redis://:12/secret@h:6379", "redis://[secret@h"]
+)
+def test_a_redis_address_with_an_unescaped_password_is_refused_without_showing_it(
+    url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RUSH_REDIS_URL", url)
+    monkeypatch.setenv("LABEL_STUDIO_URL", "http://127.0.0.1:9")
+    result = CliRunner().invoke(main, ["train", "--project", "1"])
+    assert result.exit_code == 1
+    assert "RUSH_REDIS_URL is no address of a Redis" in result.output
+    assert "secret" not in result.output + repr(result.exception)
+    assert "secret" not in address(url)

@@ -135,3 +135,17 @@ def test_a_projects_own_minutes_leave_out_pauses_and_the_machine() -> None:
     assert found[0] == 3
     assert found[1] == pytest.approx((6.0 + 3.0) / 60)
     assert own_minutes([], 1.0, 300) is None
+
+
+def test_folders_of_one_name_and_new_images_are_embedded_anew(tmp_path: Path, parts: Parts) -> None:
+    for place, names in (("one", ("cat", "dog")), ("two", ("car", "bus"))):
+        for shade, label in enumerate(names):
+            (tmp_path / place / "train" / label).mkdir(parents=True)
+            (tmp_path / place / "train" / label / "a.png").write_bytes(picture(100 * shade))
+    first = prepare(tmp_path / "one" / "train", tmp_path / "out", parts, lambda *_: None)
+    second = prepare(tmp_path / "two" / "train", tmp_path / "out", parts, lambda *_: None)
+    assert labels_of(first.path) == ["cat", "dog"]
+    assert labels_of(second.path) == ["bus", "car"]
+    (tmp_path / "one" / "train" / "cat" / "b.png").write_bytes(picture(50))
+    more = prepare(tmp_path / "one" / "train", tmp_path / "out", parts, lambda *_: None)
+    assert labels_of(more.path) == ["cat", "cat", "dog"]
