@@ -37,8 +37,7 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         if request.path != "/health":
             _check_credentials(settings)
 
-    if projects.owners is not None:
-        forward.install(app, projects)
+    elsewhere = list if projects.owners is None else forward.install(app, projects)
 
     @app.get("/")
     @app.get("/health")
@@ -94,7 +93,7 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
 
     @app.get("/status")
     def status() -> Response:
-        return jsonify(projects=[project.report() for project in projects])
+        return jsonify(projects=[*(project.report() for project in projects), *elsewhere()])
 
     @app.errorhandler(RushError)
     def rush_error(error: RushError) -> tuple[Response, int]:

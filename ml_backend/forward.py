@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import httpx
-from flask import Flask, Response, jsonify, request
+from flask import Flask, Response, request
 
 from ml_backend.errors import Unavailable
 from ml_backend.services.projects import Projects
@@ -22,18 +23,15 @@ AGAIN = "Another one takes over within seconds; what was missed is synced then."
 PER_PROJECT = ("/predict", "/webhook", "/setup", "/train")
 
 
-def install(app: Flask, projects: Projects) -> None:
-    """Let the app pass requests on; what decides who may send any is registered before."""
+def install(app: Flask, projects: Projects) -> Callable[[], list[dict[str, Any]]]:
+    """Let the app pass requests on; what decides who may send any is registered before.
+
+    Returns what gives the status of the projects that other replicas own, as far as these answer.
+    """
     client = httpx.Client(timeout=TIMEOUT, trust_env=False)
 
     @app.before_request
     def pass_on() -> Response | None:
-        if request.path == "/status" and PASSED_ON not in request.headers:
-            rows = [project.report() for project in projects]
-            for there in projects.others():
-                with suppress(Unavailable):
-                    rows += json.loads(_sent(client, there).get_data())["projects"]
-            return jsonify(projects=rows)
         if request.path not in PER_PROJECT:
             return None
         number = _project(request.get_json(force=True, silent=True))
@@ -41,6 +39,15 @@ def install(app: Flask, projects: Projects) -> None:
         if there and PASSED_ON in request.headers:
             raise Unavailable(f"Project {number} has just gone to the replica at {there}.", AGAIN)
         return _sent(client, there) if there else None
+
+    def elsewhere() -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = []
+        for there in [] if PASSED_ON in request.headers else projects.others():
+            with suppress(Unavailable):
+                rows += json.loads(_sent(client, there).get_data())["projects"]
+        return rows
+
+    return elsewhere
 
 
 def _sent(client: httpx.Client, there: str) -> Response:

@@ -12,6 +12,7 @@ from ml_backend.adapters.label_studio import HttpLabelStudio
 from ml_backend.adapters.servers import LocalLabelStudio
 from ml_backend.bootstrap import Parts
 from ml_backend.local import LocalRush
+from ml_backend.settings import Settings
 
 CLASSES = tuple("0123456789")
 
@@ -21,6 +22,22 @@ def label_config(choice: str = "single", classes: tuple[str, ...] = CLASSES) -> 
     return (
         '<View><Image name="image" value="$image"/>'
         f'<Choices name="label" toName="image" choice="{choice}">{rows}</Choices></View>'
+    )
+
+
+def product_settings(label_studio: LocalLabelStudio, folder: Path, **more: Any) -> Settings:
+    """Settings of a product in ``folder`` that trains soon and never syncs by itself."""
+    return Settings(
+        data_dir=folder,
+        label_studio_url=label_studio.url,
+        label_studio_api_key=label_studio.token,
+        local_files_root=str(label_studio.files_root),
+        image_size=64,
+        train_labels=15,
+        train_seconds=1,
+        window=40,
+        sync_seconds=0,
+        **more,
     )
 
 

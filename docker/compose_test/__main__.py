@@ -6,6 +6,7 @@ report says which parts those are.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -91,8 +92,6 @@ def call(method: str, path: str, body: object = None, *, port: str = PORT, auth:
 def label(variables: dict[str, str]) -> None:
     """Answer images one by one as a person would, and see the chain and a training round happen."""
     token = f"Token {variables['LABEL_STUDIO_API_KEY']}"
-    import base64
-
     password = f"{variables['RUSH_BASIC_AUTH_USER']}:{variables['RUSH_BASIC_AUTH_PASSWORD']}"
     basic = f"Basic {base64.b64encode(password.encode()).decode()}"
     projects = call("GET", "/api/projects/", auth=token)["results"]  # type: ignore[index]
@@ -104,7 +103,7 @@ def label(variables: dict[str, str]) -> None:
         truth = Path(str(task["data"]["image"])).parent.name  # type: ignore[index]
         said = [r["value"]["choices"] for p in task["predictions"] for r in p["result"]]  # type: ignore[index]
         accepted += [truth] in said
-        result = {"from_name": "label", "to_name": "image", "type": "choices", "value": {"choices": [truth]}}
+        result = {"type": "choices", "value": {"choices": [truth]}}
         body = {"result": [result | names(project)], "lead_time": 1.0}
         call("POST", f"/api/tasks/{task['id']}/annotations/", body, auth=token)  # type: ignore[index]
         intended = status(number, basic)["next"].values()

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ml_backend.adapters.backbones import backbone, pixels_to_features, weights_path
@@ -29,7 +30,7 @@ from ml_backend.adapters.devices import torch_device
 from ml_backend.adapters.features import feature_set
 from ml_backend.adapters.finetune_model import Linear, Model, loss_of, moved, rate
 from ml_backend.adapters.pipeline import cpus, in_order
-from ml_backend.adapters.ranks import Ranks, save_first, together
+from ml_backend.adapters.ranks import Ranks, together
 from ml_backend.errors import BadImage
 from ml_backend.generation import Array
 
@@ -103,7 +104,7 @@ class TorchFinetuner:
                 taught = _Taught(np.array(known), targets[teach], watched[teach], multiple)
                 fresh = Path(folder) / "weights"
                 if self._processes == 1:
-                    save_first(Ranks(), self._train(pixels, taught, progress, Ranks()), fresh)
+                    self._write(Ranks(), pixels, taught, progress, fresh)
                 else:
                     given = (self, Path(folder) / "pixels", pixels.shape, taught, fresh)
                     together(self._processes, _on_rank, given, progress)
@@ -132,6 +133,12 @@ class TorchFinetuner:
                     file.write(pixels.tobytes())
                     rows.append(row_of[key])
         return np.memmap(path, np.uint8, "r", shape=(len(rows), self._size, self._size, 3)), rows
+
+    def _write(self, ranks: Ranks, pixels: Array, taught: _Taught, progress: Progress, fresh: Path) -> None:
+        """Train, and let the first rank write the weights."""
+        network = self._train(pixels, taught, progress, ranks)
+        if ranks.rank == 0:
+            save_file({key: value.contiguous() for key, value in network.items()}, fresh)
 
     def _train(self, pixels: Array, taught: _Taught, progress: Progress, ranks: Ranks) -> dict[str, Tensor]:
         module = pixels_to_features(backbone(self._base), self._size).to(self._device)
@@ -257,7 +264,7 @@ def _on_rank(
     tuner._device = torch.device(device)
     torch.set_num_threads(max(1, cpus() // ranks.size))
     pixels = np.memmap(at, np.uint8, "r", shape=shape)
-    save_first(ranks, tuner._train(pixels, taught, tell, ranks), fresh)
+    tuner._write(ranks, pixels, taught, tell, fresh)
 
 
 @dataclass(frozen=True, slots=True)

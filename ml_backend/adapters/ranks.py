@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from multiprocessing import get_context
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import distributed, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
+from ml_backend.adapters.child import free_port
 from ml_backend.errors import NotReady
 
 Progress = Callable[[int, int], None]
@@ -55,14 +55,14 @@ class Ranks:
 
 
 def together(size: int, work: Callable[..., None], arguments: tuple[Any, ...], progress: Progress) -> None:
-    """Run ``work(ranks, device_or_none, tell, *arguments)`` in ``size`` processes; NotReady where one dies.
+    """Run ``work(ranks, device, tell, *arguments)`` in ``size`` processes; NotReady where one dies.
 
     One per GPU where there are enough of them (NCCL), else on the CPU (gloo). ``tell(done, total)`` of the
     first rank reaches ``progress``. Ctrl+C stops all of them.
     """
     queue = get_context("spawn").SimpleQueue()
     cuda = torch.cuda.is_available() and torch.cuda.device_count() >= size
-    port = _free_port()
+    port = free_port()
     context = spawn(_run, (size, port, cuda, queue, work, arguments), nprocs=size, join=False)
     assert context is not None  # noqa: S101
     try:
@@ -99,19 +99,3 @@ def _run(
         work(Ranks(rank, size), device, tell, *arguments)
     finally:
         distributed.destroy_process_group()
-
-
-def _free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def save_first(ranks: Ranks, weights: dict[str, Tensor], path: Path) -> None:
-    """Let the first rank write the weights."""
-    from safetensors.torch import save_file
-
-    if ranks.rank == 0:
-        save_file({key: value.contiguous() for key, value in weights.items()}, path)

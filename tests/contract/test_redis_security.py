@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import ssl
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +19,7 @@ from ml_backend.adapters.servers import free_port, redis_executable
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import ProjectRef
 from ml_backend.errors import StoreError
+from tests.proxy import Proxy
 
 PASSWORD = "secret-secret"
 REF = ProjectRef("http://studio", 1)
@@ -71,29 +70,9 @@ def tls_port(port: int, certificate: tuple[Path, Path]) -> Iterator[int]:
     """What stands in front of the server and speaks TLS."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
-    done = threading.Event()
-
-    def pipe(source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError), source, target:
-            while data := source.recv(65536):
-                target.sendall(data)
-
-    def serve(listener: socket.socket) -> None:
-        while not done.is_set():
-            with contextlib.suppress(OSError):
-                client, _ = listener.accept()
-                inside = context.wrap_socket(client, server_side=True)
-                server = socket.create_connection(("127.0.0.1", port))
-                for pair in ((inside, server), (server, inside)):
-                    threading.Thread(target=pipe, args=pair, daemon=True).start()
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(0.2)
-        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
-        thread.start()
-        yield listener.getsockname()[1]
-        done.set()
-        thread.join()
+    proxy = Proxy(port, tls=context)
+    yield proxy.port
+    proxy.close()
 
 
 def test_state_events_and_jobs_work_behind_password_and_tls(

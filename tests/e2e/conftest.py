@@ -12,24 +12,12 @@ from ml_backend.adapters.label_studio import HttpLabelStudio
 from ml_backend.adapters.servers import LocalLabelStudio, free_port
 from ml_backend.bootstrap import Parts
 from ml_backend.local import LocalRush
-from ml_backend.settings import Settings
-from tests.product import Product
+from tests.product import Product, product_settings
 
 
 @pytest.fixture(scope="session")
 def product(label_studio: LocalLabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    settings = Settings(
-        data_dir=tmp_path_factory.mktemp("rush"),
-        label_studio_url=label_studio.url,
-        label_studio_api_key=label_studio.token,
-        local_files_root=str(label_studio.files_root),
-        port=free_port(),
-        image_size=64,
-        train_labels=15,
-        train_seconds=1,
-        window=40,
-        sync_seconds=0,
-    )
+    settings = product_settings(label_studio, tmp_path_factory.mktemp("rush"), port=free_port())
     with LocalRush(settings, print) as rush:
         parts = Parts(settings.model_copy(update={"redis_url": rush.redis_url}))
         studio = HttpLabelStudio(label_studio.url, label_studio.token)

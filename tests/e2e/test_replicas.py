@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 
 import httpx
@@ -23,54 +20,8 @@ from ml_backend.bootstrap import Parts
 from ml_backend.commands import connect, import_images
 from ml_backend.forward import PASSED_ON
 from ml_backend.local import LocalRush
-from ml_backend.settings import Settings
-from tests.product import Product, label_config
-
-
-class Balancer:
-    """Gives each connection to the next of the ports that answers."""
-
-    def __init__(self, *ports: int) -> None:
-        self.ports, self._turn = ports, count()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            turn = next(self._turn)
-            for port in (self.ports[(turn + n) % len(self.ports)] for n in range(len(self.ports))):
-                try:
-                    server = socket.create_connection(("127.0.0.1", port), timeout=2)
-                except OSError:
-                    continue
-                server.settimeout(None)
-                threading.Thread(target=_join, args=(client, server), daemon=True).start()
-                break
-            else:
-                client.close()
-
-    def close(self) -> None:
-        self._listener.close()
-
-
-def _join(client: socket.socket, server: socket.socket) -> None:
-    with client, server:
-        there = threading.Thread(target=_pipe, args=(client, server), daemon=True)
-        there.start()
-        _pipe(server, client)
-        there.join(60)
-
-
-def _pipe(source: socket.socket, target: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        while data := source.recv(65536):
-            target.sendall(data)
-        target.shutdown(socket.SHUT_WR)
+from tests.product import Product, label_config, product_settings
+from tests.proxy import Proxy
 
 
 class Replicas:
@@ -96,20 +47,13 @@ class Replicas:
 @pytest.fixture(scope="module")
 def replicas(label_studio: LocalLabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replicas]:
     ports = free_port(), free_port()
-    balancer = Balancer(*ports)
-    settings = Settings(
-        data_dir=tmp_path_factory.mktemp("replicas"),
-        label_studio_url=label_studio.url,
-        label_studio_api_key=label_studio.token,
-        local_files_root=str(label_studio.files_root),
+    balancer = Proxy(*ports)
+    settings = product_settings(
+        label_studio,
+        tmp_path_factory.mktemp("replicas"),
         port=ports[0],
         public_url=f"http://127.0.0.1:{balancer.port}",
         replica_url=f"http://127.0.0.1:{ports[0]}",
-        image_size=64,
-        train_labels=15,
-        train_seconds=1,
-        window=40,
-        sync_seconds=0,
     )
     with LocalRush(settings, print) as rush:
         more = {"port": ports[1], "replica_url": f"http://127.0.0.1:{ports[1]}", "redis_url": rush.redis_url}
