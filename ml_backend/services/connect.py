@@ -118,24 +118,29 @@ def settings_step(ref: ProjectRef, studio: LabelStudio) -> Step:
 def backend_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> Step:
     """Exactly one ML backend row of ours, that Label Studio can reach."""
     wanted = attachment.backend_body(settings, ref.id)
-    ours = [
-        row
-        for row in attachment.backends(studio, ref.id)
-        if row["title"] == MODEL_VERSION or row["url"].rstrip("/") == wanted["url"]
-    ]
-    ours.sort(key=lambda row: (row["url"].rstrip("/") == wanted["url"], row["title"] == MODEL_VERSION))
+    ours = _our_backends(ref, studio, wanted["url"])
     row = ours.pop() if ours else None
     for other in ours:
         studio.call("DELETE", f"/api/ml/{other['id']}")
     removed = f", {len(ours)} more rows removed" if ours else ""
     if row is None:
         _save_backend(studio, "POST", "/api/ml/", wanted)
-        return Step("ML backend", "done", wanted["url"] + removed)
+        # Label Studio on SQLite repeats a request that met a locked database, row written or not.
+        for twin in _our_backends(ref, studio, wanted["url"])[:-1]:
+            studio.call("DELETE", f"/api/ml/{twin['id']}")
+        return Step("ML backend", "done", wanted["url"])
     shown = {name: value for name, value in wanted.items() if name != "basic_auth_pass"}
     if row["state"] == "CO" and all((row.get(name) or "") == (value or "") for name, value in shown.items()):
         return Step("ML backend", "changed" if ours else "kept", wanted["url"] + removed)
     _save_backend(studio, "PATCH", f"/api/ml/{row['id']}", wanted)
     return Step("ML backend", "changed", wanted["url"] + removed)
+
+
+def _our_backends(ref: ProjectRef, studio: LabelStudio, url: str) -> list[dict[str, Any]]:
+    """The ML backend rows with our title or address, the one to keep last."""
+    rows = attachment.backends(studio, ref.id)
+    ours = [row for row in rows if row["title"] == MODEL_VERSION or row["url"].rstrip("/") == url]
+    return sorted(ours, key=lambda row: (row["url"].rstrip("/") == url, row["title"] == MODEL_VERSION))
 
 
 def _save_backend(studio: LabelStudio, method: str, path: str, body: dict[str, Any]) -> None:

@@ -57,6 +57,23 @@ def test_rows_of_an_earlier_address_are_taken_over(rush: Rush) -> None:
     assert steps["ML backend"] == "changed"
 
 
+def test_a_row_that_label_studio_wrote_twice_is_kept_once(
+    rush: Rush, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ref = rush.project()
+    call = rush.studio.call
+
+    def repeated(method: str, path: str, **request: Any) -> Any:
+        if (method, path) == ("POST", "/api/ml/"):
+            call(method, path, **request)
+        return call(method, path, **request)
+
+    monkeypatch.setattr(rush.studio, "call", repeated)
+    assert outcomes(rush.connect(ref))["ML backend"] == "done"
+    assert len(call("GET", "/api/ml/", params={"project": ref.id})) == 1
+    assert outcomes(rush.connect(ref))["ML backend"] == "kept"
+
+
 def test_a_broken_webhook_is_repaired_and_foreign_ones_stay(rush: Rush) -> None:
     ref = rush.project()
     rush.connect(ref)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.commands import connect, import_images
+from ml_backend.commands import choose_strategy, connect, import_images
 from ml_backend.services.hotkeys import KEY, set_accept_key
 from tests.browser import annotator
 from tests.conftest import EMAIL, PASSWORD
@@ -19,7 +19,8 @@ def test_one_key_accepts_and_the_intended_image_comes(product: Product, digits: 
     number = connect(product.parts, title="By keyboard", label_config=label_config())
     set_accept_key(product.studio)  # other tests share this user, and a key of the user's own is kept
     import_images(product.parts, number, digits)
-    product.wait(number, tasks=200, embedded=200, window=30)
+    choose_strategy(product.parts, number, "cluster_chain")
+    product.wait(number, strategy="cluster_chain", tasks=200, embedded=200, window=30)
     truth = product.classes(number)
     accepted = 0
     with annotator(product.server.url, EMAIL, PASSWORD) as person:
