@@ -75,3 +75,7 @@ class StoreError(RushError):
     """Redis, the index or a file of ours can't be read or written."""
 
     status = 503
+
+
+class SimulationError(RushError):
+    """A simulated run failed."""

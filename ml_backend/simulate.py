@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -137,13 +137,26 @@ def on_processes(count: int) -> Runner:
     return run_all
 
 
-def write_report(runs: Sequence[dict[str, Any]], out: Path) -> str:
+def minutes_for(runs: Sequence[Mapping[str, Any]], data: str, answers: int) -> dict[str, float]:
+    """Simulated minutes of each strategy on a data set for so many answers, as far as its runs go."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        labels = [0, *(step["labels"] for step in run["steps"])]
+        seconds = [0.0, *(step["seconds"] for step in run["steps"])]
+        if run["data"] == data and labels[-1] >= answers:
+            found.setdefault(run["strategy"], []).append(float(np.interp(answers, labels, seconds)) / 60)
+    return {name: float(np.mean(minutes)) for name, minutes in found.items()}
+
+
+def write_report(runs: Sequence[dict[str, Any]], out: Path, left_out: Sequence[str] = ()) -> str:
     """Write all figures and, where matplotlib is installed, pictures to ``out``; returns the table."""
     rows = summarise(runs)
     table = markdown_of(rows)
     (out / "runs.json").write_text(json.dumps(list(runs), indent=1))
     (out / "summary.csv").write_text(csv_of(rows))
-    (out / "summary.md").write_text(table + "\n")
+    note = f"\n{len(left_out)} images were left out: left_out.txt.\n" if left_out else ""
+    (out / "summary.md").write_text(f"{table}\n{note}")
+    (out / "left_out.txt").write_text("".join(f"{line}\n" for line in left_out))
     if find_spec("matplotlib"):
         plot(runs, out)
     return table

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ml_backend.bootstrap import Parts
 from ml_backend.domain import Annotation
-from ml_backend.errors import BadRequest
+from ml_backend.errors import BadRequest, NotReady
 from ml_backend.progress import stages
 from strategies.cost import PAGE_SECONDS
 
@@ -38,9 +38,8 @@ NAMED = 10
 @click.option("--redis", "redis_url", help="Run on the workers of this Redis: rush worker --only simulate.")
 @click.option(
     "--cost",
-    default="published",
-    show_default=True,
-    help="What an answer costs: published (0.6 s same class, 2.5 s otherwise), seconds, or project:ID.",
+    help="What an answer costs: published (0.6 s same class, 2.5 s otherwise), seconds, or project:ID. "
+    "Default: learnt from --project where it has enough timed answers, else published.",
 )
 @click.option("--page-seconds", type=click.FloatRange(0), default=PAGE_SECONDS, show_default=True)
 @click.option("--people", type=click.IntRange(1), default=1, show_default=True, help="Annotators in turn.")
@@ -59,7 +58,7 @@ def simulate(
     out: Path,
     processes: int,
     redis_url: str | None,
-    cost: str,
+    cost: str | None,
     **options: Any,
 ) -> None:
     """Replay labelling with people of numbers: which strategy would be fastest on such data?"""
@@ -80,7 +79,7 @@ def simulate(
             prepared, annotations = preparing.of_project(project, out, parts())
             sets.append(prepared)
         left_out = [line for prepared in sets for line in prepared.left_out]
-        given = Options(**options, cost=_cost(cost, parts))
+        given = Options(**options, cost=_cost(cost, project, parts))
         if redis_url:
             from ml_backend.adapters.simulate_rq import on_workers
 
@@ -89,10 +88,11 @@ def simulate(
             runner = simulating.on_processes(processes)
         paths = [prepared.path for prepared in sets]
         runs = simulating.simulate(paths, names, seeds, given, out, runner, progress)
-    click.echo(simulating.write_report(runs, out))
+    click.echo(simulating.write_report(runs, out, left_out))
     if own := own_minutes(annotations, given.page_seconds, given.labels):
         console.print(f"Project {project}'s own order: {own[0]} timed answers took {own[1]:.1f} minutes.")
-    (out / "left_out.txt").write_text("".join(f"{line}\n" for line in left_out))
+        for name, minutes in simulating.minutes_for(runs, paths[-1].stem, own[0]).items():
+            console.print(f"Simulated for as many answers, {name}: {minutes:.1f} minutes.", highlight=False)
     for line in left_out[:NAMED]:
         console.print(f"Left out: {line}", highlight=False)
     if left_out:
@@ -100,10 +100,17 @@ def simulate(
     console.print(f"Written to {out}: runs.json, summary.csv, summary.md and pictures.")
 
 
-def _cost(given: str, parts: Callable[[], Parts]) -> str:
+def _cost(given: str | None, project: int | None, parts: Callable[[], Parts]) -> str:
+    """The value of ``Options.cost``; says what it is where nobody chose it."""
     from ml_backend.simulate import fitted
     from ml_backend.simulate_data import fitted_cost
 
+    if given is None and project is not None:
+        try:
+            return _cost(f"project:{project}", project, parts)
+        except NotReady as error:
+            console.print(f"{error.message} The published cost is used.", highlight=False)
+    given = given or "published"
     kind, _, number = given.partition(":")
     if kind == "project" and number.isdigit():
         answers = fitted_cost(int(number), parts())

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,12 @@ import numpy as np
 from ml_backend import wire
 from ml_backend.bootstrap import Parts
 from ml_backend.domain import Annotation, LabelState
-from ml_backend.errors import BadRequest, RushError
+from ml_backend.errors import BadRequest, NotReady, RushError
 from ml_backend.generation import Array
 from ml_backend.label_config import parse_label_config
 from ml_backend.services.labels import settle, settle_all
 from ml_backend.services.pace import LEAST_TIMED, timed_answers
-from ml_backend.services.sources import read_source
+from ml_backend.services.sources import SourceItem, read_source
 from ml_backend.settings import Settings
 
 Progress = Callable[[str, int, int], None]
@@ -56,12 +57,13 @@ def prepare(source: Path, out: Path, parts: Parts, progress: Progress) -> Prepar
         return _embedded(files, len(pairs), path, parts.settings, progress)
     if source.is_dir():
         paths = [file for file in sorted(source.glob("*/*")) if file.is_file()]
-        files = ((file.parent.name, str(file.relative_to(source)), file.read_bytes()) for file in paths)
-        return _embedded(files, len(paths), path, parts.settings, progress)
-    if source.suffix == ".json":
         left_out: list[str] = []
-        rows = list(_export(source, left_out))
-        return _embedded(_read(rows, parts, left_out), len(rows), path, parts.settings, progress, left_out)
+        named = ((file.parent.name, str(file.relative_to(source)), file.read_bytes) for file in paths)
+        return _embedded(_read(named, left_out), len(paths), path, parts.settings, progress, left_out)
+    if source.suffix == ".json":
+        left_out = []
+        rows = list(_export(source, parts, left_out))
+        return _embedded(_read(rows, left_out), len(rows), path, parts.settings, progress, left_out)
     raise BadRequest(
         f"Can't simulate on {source}.", "Give an .npz, a folder with one per class, or an export (.json)."
     )
@@ -79,8 +81,9 @@ def of_project(project: int, out: Path, parts: Parts) -> tuple[Prepared, list[An
     annotations = [a for record in parts.studio.records(project) for a in record.annotations]
     left_out: list[str] = []
     labels, wanted = [], []
-    for task, (state, chosen) in sorted(settle_all(annotations).items()):
+    for task, (state, said) in sorted(settle_all(annotations).items()):
         key = keys.get(task)
+        chosen = [label for label in said if label in spec.classes]  # not those of other controls
         if state is not LabelState.LABELLED or len(chosen) != 1:
             left_out.append(f"task {task}: {state.name.lower()}, {len(chosen)} labels")
         elif not key or key not in features:
@@ -101,14 +104,16 @@ def of_project(project: int, out: Path, parts: Parts) -> tuple[Prepared, list[An
 
 
 def fitted_cost(project: int, parts: Parts) -> str:
-    """The newest timed answers of a project, as ``Options.cost`` takes them; BadRequest for too few."""
+    """The newest timed answers of a project, as ``Options.cost`` takes them; NotReady for too few."""
     generation = parts.artifacts.generation(parts.ref(project))
     annotations = [a for record in parts.studio.records(project) for a in record.annotations]
     answers, seconds = timed_answers(annotations, {} if generation is None else generation.judged())
     if len(answers) < LEAST_TIMED:
-        raise BadRequest(
-            f"Project {project} has {len(answers)} timed answers, too few to learn what they cost.",
-            f"At least {LEAST_TIMED} are needed; use --cost published.",
+        timed = sum(a.lead_time is not None for a in annotations)
+        raise NotReady(
+            f"Project {project} has {timed} timed answers, {len(answers)} of them to images whose suggestion "
+            "a training round has judged: too few to learn what they cost.",
+            f"At least {LEAST_TIMED} are needed; rush train --project {project} judges those that there are.",
         )
     rows = [asdict(answer) for answer in answers[-MOST_TIMED:]]
     return json.dumps({"answers": rows, "seconds": seconds[-MOST_TIMED:]})
@@ -176,14 +181,20 @@ def _digest(source: Path, settings: Settings) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
-def _export(source: Path, left_out: list[str]) -> Iterator[tuple[str, Any]]:
-    """(class, item) of the tasks of an export that people gave one label."""
+def _export(
+    source: Path, parts: Parts, left_out: list[str]
+) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
+    """(class, name, reader) of the tasks of an export that people gave one label."""
     for item in read_source(source):
         label = _label(item.task)
         if item.problem or not label:
             left_out.append(f"{item.name}: {item.problem or 'people gave it no single label'}")
         else:
-            yield label, item
+            yield label, item.name, partial(_bytes_of, item, parts)
+
+
+def _bytes_of(item: SourceItem, parts: Parts) -> bytes:
+    return item.path.read_bytes() if item.path else parts.studio.download(item.address)
 
 
 def _label(task: Any) -> str:
@@ -191,25 +202,27 @@ def _label(task: Any) -> str:
     if annotations is None:
         data = {**task, **(task.get("data") or {})}
         return next((str(data[key]) for key in LABEL_KEYS if isinstance(data.get(key), str | int)), "")
-    found = [
-        wire.annotation({"id": number, "task": 0, **body})
-        for number, body in enumerate(annotations)
-        if isinstance(body, dict)
-    ]
-    state, labels = settle(found)
+    bodies = [{"id": n, "task": 0, **body} for n, body in enumerate(annotations) if isinstance(body, dict)]
+    state, labels = settle(wire.annotation(body, _control(body)) for body in bodies)
     return labels[0] if state is LabelState.LABELLED and len(labels) == 1 else ""
 
 
+def _control(body: Mapping[str, Any]) -> str | None:
+    """The first Choices control that was answered: an export doesn't say which one counts."""
+    regions = (region for region in body.get("result") or () if isinstance(region, dict))
+    return next((region.get("from_name") for region in regions if region.get("type") == "choices"), None)
+
+
 def _read(
-    rows: Sequence[tuple[str, Any]], parts: Parts, left_out: list[str]
+    rows: Iterable[tuple[str, str, Callable[[], bytes]]], left_out: list[str]
 ) -> Iterator[tuple[str, str, bytes]]:
-    for label, item in rows:
+    for label, name, reader in rows:
         try:
-            data = item.path.read_bytes() if item.path else parts.studio.download(item.address)
+            data = reader()
         except (RushError, OSError) as error:
-            left_out.append(f"{item.name}: {error}")
+            left_out.append(f"{name}: {error}")
         else:
-            yield label, item.name, data
+            yield label, name, data
 
 
 def _save(path: Path, features: Array, labels: Sequence[str]) -> None:

@@ -86,6 +86,7 @@ class CostModel:
         self._weights, self._covariance = _PRIOR_MEAN.copy(), np.diag(_PRIOR_SPREAD**2)
         self._annotators: dict[int, int] = {}
         self._noise = SPREAD
+        self._told = np.ones(len(FEATURES), bool)
         self.calibration: Calibration | None = None
 
     def fit(self, answers: Sequence[Answer], seconds: Sequence[float]) -> CostModel:
@@ -117,7 +118,15 @@ class CostModel:
                 len(y), idle, float(inside.mean()), float(error.mean()), float(np.abs(error).mean())
             )
         self._weights, self._covariance, self._noise = self._solve(x, y)
+        self._told = np.ones(x.shape[1], bool)
+        if len(x):  # what no answer told of must not widen the predictions for answers that tell of it
+            self._told[len(KINDS) : len(FEATURES)] = x[:, len(KINDS) : len(FEATURES)].any(axis=0)
         return self
+
+    @property
+    def annotators(self) -> tuple[int, ...]:
+        """Who is known by answers of their own."""
+        return tuple(self._annotators)
 
     def _solve(self, x: Floats, y: Floats) -> tuple[Floats, Floats, float]:
         """Bayesian linear regression, three times with Huber weights so that outliers count less."""
@@ -180,6 +189,7 @@ class CostModel:
         return np.asarray(p * seconds[0] + (1 - p) * seconds[1])
 
     def _log(self, x: Floats) -> tuple[Floats, Floats]:
+        x = x * self._told
         return x @ self._weights, np.sqrt(((x @ self._covariance) * x).sum(axis=1) + self._noise**2)
 
 

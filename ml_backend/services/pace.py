@@ -87,7 +87,7 @@ def own_minutes(
     Pauses don't count, Label Studio's page time does.
     """
     timed = sorted((a for a in annotations if not a.machine), key=lambda a: (a.created_at, a.id))[:labels]
-    timed = [a for a in timed if a.lead_time is not None]
+    timed = [a for a in timed if a.lead_time is not None and not a.skipped]
     seconds = np.array([a.lead_time for a in timed], np.float64)
     seconds = seconds[busy([a.annotator for a in timed], seconds)]
     return (len(seconds), float((seconds + page_seconds).sum() / 60)) if len(seconds) else None

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 FIGURES = ("held_out", "pool")
+COLOURED = 6
+"""Strategies in colour: more lines can't be told apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +129,10 @@ def csv_of(rows: Sequence[Summary]) -> str:
 
 
 def plot(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Draw accuracy against minutes and against labels, a PNG and an SVG per data set; needs matplotlib."""
+    """Draw accuracy against minutes and against labels, a PNG and an SVG per data set; needs matplotlib.
+
+    In colour are the six strategies of the best accuracy over time and random; the others are grey.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -136,7 +141,12 @@ def plot(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     made: list[Path] = []
     for data in sorted({str(run["data"]) for run in runs}):
         figure, axes = plt.subplots(2, 2, figsize=(11, 8), sharey="row", layout="constrained")
-        for name in sorted({str(run["strategy"]) for run in runs if run["data"] == data}):
+        ranking = [row.strategy for row in summarise(runs) if row.data == data]
+        named = {*ranking[:COLOURED], "random"}
+        for name in sorted(ranking, key=lambda name: (name not in named, ranking.index(name))):
+            style: dict[str, Any] = {"label": name, "lw": 1.5, "zorder": 2}
+            if name not in named:
+                style = {"color": "0.8", "lw": 0.8, "zorder": 1}
             some = [run["steps"] for run in runs if (run["data"], run["strategy"]) == (data, name)]
             for row, figure_name in enumerate(FIGURES):
                 for column, (axis, per) in enumerate((("seconds", 60.0), ("labels", 1.0))):
@@ -148,7 +158,7 @@ def plot(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
                         if steps
                     ]
                     if lines:
-                        axes[row, column].plot(x / per, np.mean(lines, axis=0), label=name, lw=1.5)
+                        axes[row, column].plot(x / per, np.mean(lines, axis=0), **style)
         for row, title in enumerate(("held-out accuracy", "share of the pool that is right")):
             axes[row, 0].set(xlabel="annotator minutes", ylabel=title)
             axes[row, 1].set(xlabel="labels")

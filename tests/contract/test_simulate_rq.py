@@ -16,6 +16,7 @@ import redis
 from sklearn.datasets import load_digits
 
 from ml_backend.adapters.simulate_rq import on_workers
+from ml_backend.errors import SimulationError
 from ml_backend.simulate import simulate, simulate_run
 from ml_backend.simulation import Options
 
@@ -44,6 +45,9 @@ def test_runs_on_workers_are_those_of_this_machine_and_survive_a_killed_one(
 
     def told(stage: str, done: int, total: int) -> None:
         if done == 1 and not killed:  # the others are under way or wait
+            with redis.Redis.from_url(redis_url) as client:
+                waiting = client.lrange("rq:queue:rush-simulate", 0, -1)
+                client.delete(*(f"rq:job:{job.decode()}" for job in waiting[:1]))  # as an eviction would
             time.sleep(0.5)
             os.kill(workers[0].pid, signal.SIGKILL)
             killed.append(done)
@@ -56,3 +60,12 @@ def test_runs_on_workers_are_those_of_this_machine_and_survive_a_killed_one(
     assert mine["steps"][-1]["labels"] == again["steps"][-1]["labels"] == 60
     with redis.Redis.from_url(redis_url) as client:
         assert not client.keys("rq:job:*")
+
+
+def test_a_run_that_fails_on_a_worker_is_named(
+    workers: list[subprocess.Popen[bytes]], redis_url: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "three.npz"
+    np.savez(path, features=np.eye(3, dtype=np.float16), labels=[0, 1])
+    with pytest.raises(SimulationError, match=r"random on three, seed 0 failed on a worker:(?s:.*)Traceback"):
+        simulate([path], [], 1, Options(), tmp_path / "out", on_workers(redis_url), lambda *_: None)

@@ -119,3 +119,12 @@ def test_the_outlook_goes_on_with_the_learning_curve() -> None:
     assert found.low <= found.gain <= found.high
     assert found.minutes == pytest.approx(100 * 2.0 / 60)
     assert outlook(labels, [0.9, 0.9, 0.9, 0.9], 1.0).gain == pytest.approx(0, abs=1e-9)
+
+
+def test_what_the_answers_do_not_tell_of_costs_nothing_more() -> None:
+    """A project's lead times say nothing of distance and session; simulated answers do."""
+    noise = np.random.default_rng(0).lognormal(0, 0.3, 600)
+    model = CostModel().fit([Answer("accept")] * 600, list(2.0 * noise))
+    told = model.predict(Answer("accept", probability=0.2, distance=1.0, session=120.0))
+    assert told == model.predict(Answer("accept"))
+    assert told.mean == pytest.approx(2.0 * noise.mean(), rel=0.05)

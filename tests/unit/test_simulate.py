@@ -116,6 +116,14 @@ def test_seconds_drawn_from_a_model_are_those_that_it_expects() -> None:
     assert np.mean(np.array(drawn) < model.predict(answer).low) == pytest.approx(0.1, abs=0.02)
 
 
+def test_simulated_people_are_those_whose_answers_were_learnt() -> None:
+    answers = [Answer("accept", annotator=7)] * 300 + [Answer("accept", annotator=9)] * 300
+    model = CostModel().fit(answers, [1.0] * 300 + [3.0] * 300)
+    for person, seconds in ((0, 1.0), (1, 3.0), (2, 1.0)):
+        drawn = [learnt(model)(Answer("accept", annotator=person), RNG) for _ in range(300)]
+        assert np.median(drawn) == pytest.approx(seconds, rel=0.1)
+
+
 def run(strategy: str, seed: int, accuracy: list[float]) -> dict[str, Any]:
     keys = {"labels": 0, "pool": 0.5, "accepted": 0.5, "chain": 1.0, "pure": 0.0}
     steps = [{**keys, "seconds": 10.0 * (n + 1), "held_out": value} for n, value in enumerate(accuracy)]

@@ -19,7 +19,7 @@ from ml_backend.errors import BadRequest
 from ml_backend.marker import mark
 from ml_backend.services.pace import own_minutes
 from ml_backend.settings import Settings
-from ml_backend.simulate import cost_of
+from ml_backend.simulate import cost_of, minutes_for
 from ml_backend.simulate_data import prepare
 from strategies.cost import Answer
 
@@ -88,6 +88,49 @@ def test_an_export_gives_what_people_answered_and_names_the_rest(tmp_path: Path,
     assert labels_of(found.path) == ["cat", "dog"]
     assert len(found.left_out) == 3
     assert all("no single label" in line for line in found.left_out)
+
+
+def test_only_one_of_several_controls_counts(tmp_path: Path, parts: Parts) -> None:
+    for n in range(2):
+        (tmp_path / f"{n}.png").write_bytes(picture(100 * n))
+    both = [chosen(label) for label in ("cat", "dog")]
+    for annotation in both:
+        other = {"type": "choices", "from_name": "light", "to_name": "i", "value": {"choices": ["dark"]}}
+        annotation["result"].append(other)
+    rows = [{"id": n, "data": {"image": f"{n}.png"}, "annotations": [both[n]]} for n in range(2)]
+    (tmp_path / "export.json").write_text(json.dumps(rows))
+    found = prepare(tmp_path / "export.json", tmp_path, parts, lambda *_: None)
+    assert (labels_of(found.path), found.left_out) == (["cat", "dog"], [])
+
+
+def test_a_file_that_may_not_be_read_is_left_out(
+    tmp_path: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label, shade in (("cat", 10), ("dog", 200), ("dog", 90)):
+        (tmp_path / "photos" / label).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "photos" / label / f"{shade}.png").write_bytes(picture(shade))
+    read = Path.read_bytes
+
+    def guarded(path: Path) -> bytes:
+        if path.name == "90.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", guarded)
+    found = prepare(tmp_path / "photos", tmp_path / "out", parts, lambda *_: None)
+    assert labels_of(found.path) == ["cat", "dog"]
+    assert len(found.left_out) == 1
+    assert "Permission denied" in found.left_out[0]
+
+
+def test_simulated_minutes_are_those_of_as_many_answers() -> None:
+    steps = [{"labels": 20, "seconds": 60.0}, {"labels": 40, "seconds": 180.0}]
+    runs = [
+        {"data": "p", "strategy": "rush", "steps": steps},
+        {"data": "q", "strategy": "rush", "steps": steps},
+    ]
+    assert minutes_for(runs, "p", 30) == {"rush": pytest.approx(2.0)}
+    assert minutes_for(runs, "p", 41) == {}
 
 
 def test_json_min_is_an_export_too(tmp_path: Path, parts: Parts) -> None:
