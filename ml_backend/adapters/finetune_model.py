@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch.nn.functional import (
     grid_sample,
 )
 
+GREY = 128.0
+TEACHER_KEEPS = 0.99
 WARM_UP = 0.1
 """Share of all steps in which the step size grows."""
 
@@ -28,6 +31,21 @@ class Model(nn.Module):
     def weights(self) -> dict[str, Tensor]:
         """A copy on the host."""
         return {key: value.detach().to("cpu", copy=True) for key, value in self.state_dict().items()}
+
+
+class Teacher:
+    """The running mean of a model's weights over its last hundred steps or so (Tarvainen & Valpola 2017)."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self._of, self._steps = copy.deepcopy(model), model, 0
+
+    @torch.no_grad()
+    def follow(self) -> None:
+        """Take a step of the model in."""
+        self._steps += 1
+        share = 1 - min(TEACHER_KEEPS, self._steps / (self._steps + 10))
+        for mine, new in zip(self.model.parameters(), self._of.parameters(), strict=True):
+            mine.lerp_(new, share)
 
 
 class Linear(nn.Module):
@@ -67,14 +85,37 @@ def rate(step: int, total: int) -> float:
 
 def moved(pixels: Tensor, random: np.random.Generator) -> Tensor:
     """Each picture (n, s, s, 3) shifted, turned, scaled a little; not mirrored: that may change its class."""
+    return _warped(pixels, random, degrees=5, scale=0.05, shift=0.08, shear=0.0)
+
+
+def shaken(pixels: Tensor, random: np.random.Generator) -> Tensor:
+    """Each picture (n, s, s, 3) warped much, of other brightness and contrast, with a grey square on it."""
+    n, side = pixels.shape[:2]
+    images = _warped(pixels, random, degrees=20, scale=0.2, shift=0.12, shear=0.2)
+
+    def each(low: float, high: float) -> Tensor:
+        return torch.as_tensor(random.uniform(low, high, (n, 1, 1, 1)), dtype=torch.float32).to(pixels.device)
+
+    images = ((images - GREY) * each(0.6, 1.4) + GREY + each(-40, 40)).clamp(0, 255)
+    axis, square = torch.arange(side, device=pixels.device), side // 3
+    corners = torch.as_tensor(random.integers(-(square // 2), side - square // 2, (2, n, 1))).to(
+        pixels.device
+    )
+    across = (axis >= corners) & (axis < corners + square)
+    return images.masked_fill((across[0][:, :, None] & across[1][:, None, :])[..., None], GREY)
+
+
+def _warped(
+    pixels: Tensor, random: np.random.Generator, *, degrees: float, scale: float, shift: float, shear: float
+) -> Tensor:
     n = len(pixels)
-    angle = np.radians(random.uniform(-5, 5, n))
-    scale = random.uniform(0.95, 1.05, n)
-    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    shift = random.uniform(-0.08, 0.08, (2, n))
-    rows = np.stack([np.stack([cos, -sin, shift[0]], -1), np.stack([sin, cos, shift[1]], -1)], 1)
-    theta = torch.as_tensor(rows, dtype=torch.float32, device=pixels.device)
+    angle = np.radians(random.uniform(-degrees, degrees, n))
+    size = random.uniform(1 - scale, 1 + scale, n)
+    cos, sin, slant = size * np.cos(angle), size * np.sin(angle), random.uniform(-shear, shear, n)
+    by = random.uniform(-shift, shift, (2, n))
+    rows = [np.stack([cos, slant * cos - sin, by[0]], -1), np.stack([sin, slant * sin + cos, by[1]], -1)]
+    theta = torch.as_tensor(np.stack(rows, 1), dtype=torch.float32, device=pixels.device)
     images = pixels.permute(0, 3, 1, 2).float()
     grid = affine_grid(theta, list(images.shape), align_corners=False)
-    moved = grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    return moved.permute(0, 2, 3, 1)
+    warped = grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    return warped.permute(0, 2, 3, 1)

@@ -2,8 +2,9 @@
 
 Starting from a fitted classifier keeps the first steps from spoiling the pretrained features (Kumar et
 al. 2022). The statistics of batch normalisation stay those of the pretraining: a few hundred images are
-too few for new ones. Where there are images without a label, self-training follows: what the network is
-sure of becomes a label for the next rounds (Lee 2013; Xie et al. 2020).
+too few for new ones. Where there are images without a label, self-training follows: what a running mean of
+the network is sure of, seeing an image, becomes the label of the same image much changed (FixMatch, Sohn
+et al. 2020).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,7 +29,7 @@ from ml_backend.adapters.backbones import backbone, pixels_to_features, weights_
 from ml_backend.adapters.decode import DEFAULT_LIMITS, Limits, decode
 from ml_backend.adapters.devices import torch_device
 from ml_backend.adapters.features import feature_set
-from ml_backend.adapters.finetune_model import Linear, Model, loss_of, moved, rate
+from ml_backend.adapters.finetune_model import Linear, Model, Teacher, loss_of, moved, rate, shaken
 from ml_backend.adapters.pipeline import cpus, in_order
 from ml_backend.adapters.ranks import Ranks, together
 from ml_backend.errors import BadImage
@@ -37,21 +38,18 @@ from ml_backend.generation import Array
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-RECIPE = "3"
+RECIPE = "4"
 """Part of the name of the weights: another recipe trains anew."""
 BATCH = 32
 LEAST_STEPS = 25
 """Steps between two looks at the watched images, where an epoch is shorter."""
-SELF_ROUNDS = 2
-"""Rounds of self-training, each half as long as the training on labels alone."""
 SELF_BATCH = 96
 """Images without a label beside the ``BATCH`` labelled ones of a step."""
-SURE = 0.8
-"""Probability from which on the network's own suggestion counts as a label in self-training: with labels
-smoothed by 0.1 it is hardly ever surer than 0.9."""
+SURE = 0.95
+"""Probability from which on the network's own suggestion counts as a label in self-training."""
 PATIENCE = 1 / 3
 """Share of all looks without a lower loss after which training ends: the first are often worse than none."""
-SMOOTHING = 0.1
+SMOOTHING = 0.05
 WEIGHT_DECAY = 0.01
 CLASSIFIER_STEPS = 300
 
@@ -73,7 +71,7 @@ class TorchFinetuner:
         limits: Limits = DEFAULT_LIMITS,
         *,
         looks: int = 20,
-        learning_rate: float = 2e-4,
+        learning_rate: float = 4e-4,
         processes: int = 0,
     ) -> None:
         self._base, self._size, self._folder, self._limits = base, size, folder, limits
@@ -153,67 +151,78 @@ class TorchFinetuner:
         ranks.alike(model)
 
         steps = max(LEAST_STEPS, math.ceil(len(shown) / (BATCH * ranks.size)))
-        others = np.setdiff1d(np.arange(len(pixels)), taught.rows)
-        rounds = SELF_ROUNDS if len(others) and not taught.multiple else 0
-        others = others[ranks.rank :: ranks.size]
-        looks = [self._looks, *[math.ceil(self._looks / 2)] * rounds]
-        total, done = steps * sum(looks), 0
+        others = np.setdiff1d(np.arange(len(pixels)), taught.rows)[ranks.rank :: ranks.size]
+        rounds = 1 if taught.multiple or not len(others) else 2
+        many = self._looks * steps
+        total = rounds * many
         random = np.random.default_rng(ranks.rank)  # other images on each
 
-        def watched_loss() -> float:
+        def watched_loss(model: Model) -> float:
             with torch.no_grad():
-                said = classifier(self._features(module, pixels, taught.rows[watch]))
+                said = model.classifier(self._features(model.module, pixels, taught.rows[watch]))
                 return ranks.agree(float(loss_of(said, y[watch], taught.multiple)), self._device)
 
-        def draw(sure: Array, guessed: Tensor) -> tuple[Array, Tensor]:
+        def taught_loss() -> Tensor:
             mine = random.choice(shown, min(BATCH, len(shown)), replace=False)
-            more = random.choice(len(sure), min(SELF_BATCH, len(sure)), replace=False)
-            rows = np.concatenate([taught.rows[mine], sure[more]])
-            return rows, torch.cat([y[mine], guessed[more]]) if len(more) else y[mine]
+            batch = moved(self._batch(pixels, taught.rows[mine]), random)
+            return loss_of(self._says(model, batch), y[mine], taught.multiple, SMOOTHING)
 
-        best = _Best(watched_loss(), model.weights())
-        for number, many in enumerate(looks):
-            sure: Array = others[:0]
-            guessed = y[:0]
-            if number:
-                model.load_state_dict(best.weights)
-                sure, guessed = self._sure(model, pixels, others)
+        def descend(loss: Callable[[], Tensor], before: int) -> Iterator[int]:
+            """The steps of one round, each given once it is done."""
             optimiser = self._optimiser(model)
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate, total=many * steps))
-            worse = 0
-            for step in range(1, many * steps + 1):
-                rows, wanted = draw(sure, guessed)
-                with self._autocast():
-                    found = module(moved(self._batch(pixels, rows), random))
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate, total=many))
+            for step in range(1, many + 1):
                 optimiser.zero_grad()
-                loss_of(classifier(found.float()), wanted, taught.multiple, SMOOTHING).backward()
+                loss().backward()
                 ranks.average(model.parameters())
                 nn.utils.clip_grad_norm_(module.parameters(), 1.0)
                 optimiser.step()
                 schedule.step()
-                progress(done + step, total)
-                if step % steps == 0:
-                    loss = watched_loss()
-                    log.debug("round %d, step %d: loss %.4f", number, step, loss)
-                    worse = 0 if loss < best.loss else worse + 1
-                    best = _Best(loss, model.weights()) if loss < best.loss else best
-                    if worse > PATIENCE * many:
-                        break
-            done += many * steps
+                progress(before + step, total)
+                yield step
+
+        best = _Best(watched_loss(model), model.weights())
+        worse = 0
+        for step in descend(taught_loss, 0):
+            if step % steps == 0:
+                loss = watched_loss(model)
+                log.debug("step %d: loss %.4f", step, loss)
+                worse = 0 if loss < best.loss else worse + 1
+                best = _Best(loss, model.weights()) if loss < best.loss else best
+                if worse > PATIENCE * self._looks:
+                    break
+        if rounds > 1:
+            model.load_state_dict(best.weights)
+            teacher = Teacher(model)
+
+            def both_losses() -> Tensor:
+                more = random.choice(others, min(SELF_BATCH, len(others)), replace=False)
+                batch = self._batch(pixels, more)
+                with torch.no_grad():
+                    chance, said = self._says(teacher.model, moved(batch, random)).softmax(dim=1).max(dim=1)
+                sure = chance >= SURE
+                if not sure.any():
+                    return taught_loss()
+                guessed = self._says(model, shaken(batch[sure], random))
+                return taught_loss() + loss_of(guessed, said[sure], False) * sure.float().mean()
+
+            for _ in descend(both_losses, many):
+                teacher.follow()
+            loss = watched_loss(teacher.model)
+            log.debug("after self-training: loss %.4f, was %.4f", loss, best.loss)
+            best = _Best(loss, teacher.model.weights()) if loss < best.loss else best
         progress(total, total)
         prefix = "module.network."
         return {
             key.removeprefix(prefix): value for key, value in best.weights.items() if key.startswith(prefix)
         }
 
-    def _sure(self, model: Model, pixels: Array, others: Array) -> tuple[Array, Tensor]:
-        """The images without a label that the network is sure of, and what it says of them."""
-        with torch.no_grad():
-            chances = model.classifier(self._features(model.module, pixels, others)).softmax(dim=1)
-        chance, said = chances.max(dim=1)
-        sure = chance >= SURE
-        log.debug("self-training on %d of %d images without a label", int(sure.sum()), len(others))
-        return others[sure.cpu().numpy()], said[sure]
+    def _says(self, model: Model, images: Tensor) -> Tensor:
+        """Logits (n, C) of pictures."""
+        with self._autocast():
+            found = model.module(images)
+        logits: Tensor = model.classifier(found.float())
+        return logits
 
     def _optimiser(self, model: Model) -> torch.optim.Optimizer:
         return torch.optim.AdamW(
