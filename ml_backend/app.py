@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from ml_backend import forward
 from ml_backend.domain import MODEL_VERSION
-from ml_backend.errors import BadRequest, NotFound, RushError, TooLarge, Unauthorized
+from ml_backend.errors import BadRequest, NotFound, RushError, StoreError, TooLarge, Unauthorized
 from ml_backend.services.events import handle
 from ml_backend.services.projects import Projects
 from ml_backend.settings import Settings
@@ -37,6 +37,21 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         if request.path != "/health":
             _check_credentials(settings)
 
+    def later(what: str, work: Callable[..., object], *given: Any) -> None:
+        """Do what is too long for Label Studio's patience in a thread of its own."""
+
+        def logged() -> None:
+            try:
+                work(*given)
+            except RushError as error:
+                log.warning("%s: %s", what, error)
+                if isinstance(error, StoreError):
+                    projects.missed()
+            except Exception:
+                log.exception("%s failed", what)
+
+        projects.later.submit(logged)
+
     elsewhere = list if projects.owners is None else forward.install(app, projects)
 
     @app.get("/")
@@ -54,9 +69,7 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         body = parse(SetupJson, _json())
         number = project_id(body.project)
         if number is not None and projects.register(number, body.label_config):
-            projects.later.submit(
-                _logged, f"project {number}: setup", projects.connect, number, body.label_config
-            )
+            later(f"project {number}: setup", projects.connect, number, body.label_config)
         return jsonify(model_version=MODEL_VERSION)
 
     @app.post("/predict")
@@ -76,7 +89,7 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         imported = happened.tasks and not happened.annotations  # may be thousands
         if imported or happened.action == "PROJECT_UPDATED":
             what = f"project {project.ref.id}: {happened.action}"
-            projects.later.submit(_logged, what, handle, project, happened)
+            later(what, handle, project, happened)
         else:
             handle(project, happened)
         return jsonify(status="ok"), 200
@@ -99,6 +112,8 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
     def rush_error(error: RushError) -> tuple[Response, int]:
         level = logging.ERROR if error.status >= 500 else logging.WARNING
         log.log(level, "%s %s %s: %s", g.get("id"), request.method, request.path, error)
+        if isinstance(error, StoreError):
+            projects.missed()
         return jsonify(error=error.message, hint=error.hint, request_id=g.get("id")), error.status
 
     @app.errorhandler(HTTPException)
@@ -158,13 +173,3 @@ def _known(settings: Settings) -> bool:
     password = settings.basic_auth_password.get_secret_value()
     right = hmac.compare_digest((given.username or "").encode(), settings.basic_auth_user.encode())
     return hmac.compare_digest((given.password or "").encode(), password.encode()) and right
-
-
-def _logged(what: str, work: Callable[..., object], *given: Any) -> None:
-    """What is too long for Label Studio's patience, in a thread of its own."""
-    try:
-        work(*given)
-    except RushError as error:
-        log.warning("%s: %s", what, error)
-    except Exception:
-        log.exception("%s failed", what)

@@ -35,7 +35,7 @@ class Group(click.Group):
     """Commands whose problems are told in one line each, without a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; a RushError ends with status 1, Ctrl+C with 130."""
+        """Run the command; a RushError or an unusable file ends with status 1, Ctrl+C with 130."""
         try:
             return super().invoke(ctx)
         except RushError as error:
@@ -48,6 +48,14 @@ class Group(click.Group):
                 raise
             console.print(f"[red]{error.name} is not installed here, and this command needs it.[/]")
             console.print("pip install 'label-studio-rush\\[worker]', or run it in the worker's container.")
+            sys.exit(1)
+        except OSError as error:
+            if error.filename is None:
+                raise
+            console.print(f"[red]{error.filename}: {error.strerror}.[/]", highlight=False)
+            console.print(
+                "RUSH_DATA_DIR must be a folder to write to, with room on its disk.", highlight=False
+            )
             sys.exit(1)
         except KeyboardInterrupt:
             console.print("Stopped.")

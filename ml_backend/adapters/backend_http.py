@@ -29,5 +29,10 @@ def backend_status(url: str, auth: tuple[str, str] | None = None, token: str = "
         ) from None
     except httpx.HTTPError as error:
         raise NotReady(f"No backend answers at {url}: {error}.", "Start it: rush start") from None
-    projects: list[dict[str, Any]] = reply.json()["projects"]
+    try:
+        projects: list[dict[str, Any]] = reply.json()["projects"]
+    except (ValueError, KeyError, TypeError):
+        raise NotReady(
+            f"What answers at {url} is no backend of Rush: {reply.text[:60]!r}.", "Check RUSH_PUBLIC_URL."
+        ) from None
     return projects

@@ -134,6 +134,8 @@ class QdrantIndex:
 
     def __len__(self) -> int:
         with self._server():
+            if retried(self._current) is None:
+                return 0  # the server came back without it
             return self._client.count(self._name, exact=True).count
 
     def close(self) -> None:
@@ -185,7 +187,7 @@ class QdrantIndex:
         except (ApiException, ValueError) as error:
             raise StoreError(
                 f"The Qdrant server at {self._url} can't do that: {str(error)[:300]}.",
-                "Check RUSH_QDRANT_URL and that the server runs; restart the backend to rebuild its index.",
+                "Check RUSH_QDRANT_URL and that the server runs; the index is rebuilt once it answers.",
             ) from error
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import threading
 import time
 from collections.abc import Iterator
@@ -96,7 +97,8 @@ class Transport:
         """
         url = f"{self.origin}/{path.lstrip('/')}"
         deadline = time.monotonic() + (timeout or self.timeout)
-        for pause in (*_BACKOFF, None):
+        for wait in (*_BACKOFF, None):
+            pause = None if wait is None else wait * random.uniform(0.5, 1.5)
             left = deadline - time.monotonic()
             try:
                 reply = self._once(method, url, timeout=max(left, 0.05), **request)

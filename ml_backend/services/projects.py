@@ -31,7 +31,8 @@ class Projects:
         self._loaded: dict[int, Project] = {}
         self._lock = threading.RLock()
         self._stop = threading.Event()
-        self._lost = False  # what the state did not hear
+        self._lost = False
+        self._said: dict[str, str] = {}
         self.later = ThreadPoolExecutor(1, "later")
         """What is too long for Label Studio's patience."""
         self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
@@ -145,12 +146,17 @@ class Projects:
                 self.backend.jobs.enqueue("sync", ref)  # what nobody heard in between
                 log.info("project %s is this replica's now.", ref.id)
 
+    def missed(self) -> None:
+        """State or index did not hear of something: Label Studio is asked once both are back."""
+        self._lost = True
+
     def _catch_up(self) -> None:
-        """Once the state is back: ask Label Studio what happened meanwhile."""
         for project in self:
+            len(project.index)  # StoreError while it is away
             self.backend.jobs.enqueue("sync", project.ref)
         self._lost = False
-        log.info("The state is back; %d projects are synced.", len(self._loaded))
+        self._said.pop("store", None)
+        log.info("State and index are there; %d projects are synced.", len(self._loaded))
 
     def _hear(self) -> None:
         for ref, event, fields in self.backend.state.listen(TICK):
@@ -164,15 +170,15 @@ class Projects:
         """Whether it went well. The keeper outlives every failure: Label Studio and Redis come back."""
         try:
             work()
+            self._said.pop(what, None)
             return True
-        except StoreError as error:
-            if not self._lost:  # once, not every two seconds
-                log.error("%s: %s Trying again until it does.", what, error)
-            self._lost = True
-            self._stop.wait(2.0)
         except RushError as error:
-            log.warning("%s: %s", what, error)
-            self._stop.wait(0.5)
+            store = isinstance(error, StoreError)
+            if self._said.get("store" if store else what) != error.message:  # once, not every two seconds
+                log.error("%s: %s Trying again until it does.", what, error)
+            self._said["store" if store else what] = error.message
+            self._lost = self._lost or store
+            self._stop.wait(2.0 if store else 0.5)
         except Exception:
             log.exception("%s failed", what)
             self._stop.wait(2.0)

@@ -11,10 +11,12 @@ import pytest
 
 from ml_backend.adapters.servers import LocalRedis, free_port
 from ml_backend.adapters.state_redis import RedisState
+from ml_backend.app import create_app
 from ml_backend.domain import TaskId
 from ml_backend.errors import StoreError
 from ml_backend.services.projects import Projects
-from tests.fakes import World
+from ml_backend.settings import Settings
+from tests.fakes import FakeIndex, World
 
 
 def until(true: Callable[[], bool], seconds: float = 30.0) -> bool:
@@ -74,4 +76,33 @@ def test_an_outage_while_people_label_loses_nothing(server: LocalRedis, state: R
     assert until(lambda: ("sync", {}) in world.jobs.asked), "what was missed is fetched at once"
     assert {a.task for a in state.annotations(world.ref)} == {1}, "what was noted before is still there"
     world.answer(TaskId(3))
+    projects.stop()
+
+
+def test_an_index_that_goes_away_is_caught_up_with_and_complained_of_once(
+    server: LocalRedis, state: RedisState, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.start()
+    world = World(state)
+    projects = Projects(world.backend, "http://studio")
+    projects.start()
+    assert until(lambda: bool(list(projects)))
+    client = create_app(Settings(_env_file=None), projects).test_client()
+    annotation = {"id": 1, "task": 2, "completed_by": 1, "result": []}
+    event = {"action": "ANNOTATION_CREATED", "project": {"id": 1}, "annotation": annotation}
+
+    def away(*given: object, **more: object) -> int:
+        raise StoreError("The Qdrant server is away.")
+
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.ERROR, "ml_backend.services"):
+        for name in ("mark", "neighbours", "upsert", "__len__"):
+            patch.setattr(FakeIndex, name, away)
+        assert client.post("/webhook", json=event).status_code == 503  # met by a webhook alone
+        time.sleep(5.0)
+        assert projects._lost
+        assert ("sync", {}) not in world.jobs.asked
+        keeper = [r for r in caplog.records if r.name == "ml_backend.services.projects"]
+        assert len(keeper) == 1
+    assert until(lambda: ("sync", {}) in world.jobs.asked), "what was missed is fetched once it is back"
+    assert until(lambda: not projects._lost)
     projects.stop()

@@ -1,0 +1,49 @@
+"""What a command says where it can't do its work: one line and the next step, no traceback."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from ml_backend.cli import main
+
+
+@pytest.fixture
+def login_page() -> Iterator[str]:
+    """The address of something that answers everything with a page."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"<html>Log in</html>")
+
+        def log_message(self, *given: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_status_names_what_is_no_backend(login_page: str) -> None:
+    result = CliRunner().invoke(main, ["status"], env={"RUSH_PUBLIC_URL": login_page})
+    assert result.exit_code == 1
+    assert "is no backend of Rush: '<html>Log" in result.output
+    assert "RUSH_PUBLIC_URL" in result.output
+
+
+def test_a_data_folder_that_can_not_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = CliRunner().invoke(main, ["start"], env={"RUSH_DATA_DIR": str(tmp_path / "file" / "rush")})
+    assert result.exit_code == 1
+    assert str(tmp_path / "file") in result.output.replace("\n", "")
+    assert "RUSH_DATA_DIR must be a folder" in result.output
