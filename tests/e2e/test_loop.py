@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import strategies
 from ml_backend.commands import choose_strategy, connect, doctor, import_images
+from ml_backend.simulate_cli import simulate
 from tests.product import Product, label_config
 
 
@@ -94,6 +96,18 @@ def test_skip_delete_and_undo_move_the_queue(product: Product, project: int) -> 
     product.studio.call("DELETE", f"/api/annotations/{label}/")
     after = product.status(project)
     assert (after["labelled"], after["open"]) == (before["labelled"], before["open"])
+
+
+def test_a_live_projects_labels_are_replayed(product: Product, project: int, tmp_path: Path) -> None:
+    before = product.status(project)
+    arguments = ["simulate", "--project", str(project), "--strategy", "cluster_chain", "--labels", "20"]
+    arguments += ["--seeds", "1", "--processes", "1", "--out", str(tmp_path)]
+    result = CliRunner().invoke(simulate, arguments[1:], obj=lambda: product.parts)
+    assert result.exit_code == 0, result.output
+    assert "own order: 20 timed answers took" in result.output
+    assert "Simulated for as many answers, random:" in result.output
+    assert "| cluster_chain |" in (tmp_path / "summary.md").read_text()
+    assert product.status(project)["labelled"] == before["labelled"], "it is only read"
 
 
 def test_doctor_finds_a_connected_project_healthy(product: Product, project: int) -> None:
