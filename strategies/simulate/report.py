@@ -151,7 +151,8 @@ def plot(runs: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
             for row, figure_name in enumerate(FIGURES):
                 for column, (axis, per) in enumerate((("seconds", 60.0), ("labels", 1.0))):
                     end = min(steps[-1][axis] for steps in some if steps) if any(some) else 0
-                    x = np.linspace(0, end, 100)
+                    begin = max((steps[0][axis] for steps in some if steps), default=0)
+                    x = np.linspace(min(begin, end), end, 100)
                     lines = [
                         np.interp(x, [s[axis] for s in steps], [s[figure_name] for s in steps])
                         for steps in some
