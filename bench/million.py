@@ -114,10 +114,9 @@ def answer(row: int, label: str) -> Annotation:
     return Annotation(AnnotationId(number), TaskId(number), 1, (label,), created_at=f"{time.time():.6f}")
 
 
-def web(folder: Path, url: str, count: int, strategy: str) -> dict[str, Any]:
-    """The web process: start, rank, people labelling, neighbours, a new generation."""
+def web(folder: Path, url: str, count: int) -> dict[str, Any]:
+    """The web process: start with its index, then ranking, people labelling and neighbours, by strategy."""
     state, studio = RedisState(url), MemoryStudio()
-    state.set_options(REF, strategy=strategy)
     index = EdgeIndex(folder / "index")
     backend = Backend(
         Settings(_env_file=None, sync_seconds=0),
@@ -128,24 +127,21 @@ def web(folder: Path, url: str, count: int, strategy: str) -> dict[str, Any]:
         cast(LabelStudio, studio),
         lambda ref: index,
     )
-    project: Project | None = None
-
-    def start() -> None:
-        nonlocal project
-        project = Project(REF, backend)
-
-    found: dict[str, Any] = {"start_s": timed(start)}
-    assert project is not None
-    live, queue = project.live, project.queue
-    found["rank_s"] = timed(lambda: queue.rank(live))
-    found["fill_window_s"] = timed(lambda: queue.refill(live, cast(LabelStudio, studio)))
-    classes = truth(count)
-    found["submit_ms"] = percentiles(list(submits(project, studio, classes)))
-    found["neighbours_ms"] = percentiles(list(searches(index, live.space, live.vectors(live.space))))
-    found["rank_again_s"] = timed(lambda: queue.rank(live))
-    found["steady_mb"] = resident_mb()
-    found["new_generation_s"] = timed(project.reload)
-    found["peak_mb"] = peak_mb()
+    began = time.perf_counter()
+    project = Project(REF, backend)
+    live, queue, classes = project.live, project.queue, truth(count)
+    found: dict[str, Any] = {
+        "start_s": round(time.perf_counter() - began, 1),
+        "searched": sorted(live.searched),
+        "neighbours_ms": percentiles(list(searches(index, live.space, live.vectors(live.space)))),
+    }
+    for strategy in ("rush", "cluster_chain"):
+        queue.strategy = strategy
+        mine: dict[str, Any] = {"rank_s": timed(lambda: queue.rank(live))}
+        mine["fill_window_s"] = timed(lambda: queue.refill(live, cast(LabelStudio, studio)))
+        mine["submit_ms"] = percentiles(list(submits(project, studio, classes)))
+        found[strategy] = mine
+    found |= {"steady_mb": resident_mb(), "peak_mb": peak_mb()}
     index.close()
     return found
 
@@ -161,7 +157,7 @@ def submits(project: Project, studio: MemoryStudio, classes: Array) -> Iterator[
         project.annotated(made)
         yield time.perf_counter() - began
         if number % 10 == 9:
-            project.tend()
+            project.queue.refill(project.live, cast(LabelStudio, studio))
 
 
 def searches(index: EdgeIndex, space: str, vectors: Array) -> Iterator[float]:
@@ -182,7 +178,7 @@ def alone(work: Callable[..., dict[str, Any]], *given: Any) -> dict[str, Any]:
     """``work`` in a process of its own; says what it found."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         found = pool.submit(work, *given).result()
-    print(work.__name__, *given[3:], found, flush=True)
+    print(work.__name__, found, flush=True)
     return found
 
 
@@ -200,8 +196,7 @@ def main() -> None:
             given = folder, redis.url, options.tasks
             figures: dict[str, Any] = {"tasks": options.tasks, "fill": alone(fill, *given)}
             figures["worker"] = alone(worker, *given)
-            for strategy in ("rush", "cluster_chain"):
-                figures[strategy] = alone(web, *given, strategy)
+            figures["web"] = alone(web, *given)
             state = RedisState(redis.url)
             figures["redis_mb"] = round(state._client.info("memory")["used_memory"] / 1e6)  # type: ignore[index]
         finally:

@@ -88,6 +88,21 @@ class Generation:
     suggester: str = "knn-raw"
     manifest: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def voting(self) -> str | None:
+        """The space whose neighbours vote on suggestions; None where the head alone makes them."""
+        if self.head is None or self.suggester == "knn-raw":
+            return "raw"
+        if self.suggester == "head":
+            return None
+        return "head" if self.suggester == "knn-head" else self.space
+
+    @property
+    def searched(self) -> frozenset[str]:
+        """The spaces that neighbours are looked for in: mostly one, so an index need not hold both."""
+        serving = self.space if self.head is not None else "raw"
+        return frozenset({serving, self.voting or serving})
+
     def judged(self) -> dict[int, float]:
         """How right (0 to 1) the head was on each labelled task, by task id, when it was held out from it."""
         return judged(self.manifest)

@@ -143,7 +143,8 @@ class LivePool:
                 self.clusters[rows], self.density[rows] = place.of(keys, raw)
             self.known[rows] = True
             if index:
-                self.index.upsert(self.ids[rows], vectors, self._index_states(rows))
+                kept = {space: vectors[space] for space in self.searched & vectors.keys()}
+                self.index.upsert(self.ids[rows], kept, self._index_states(rows))
             self.version += 1
 
     def remove(self, tasks: Iterable[TaskId]) -> None:
@@ -264,13 +265,23 @@ class LivePool:
             for task in touched | set(self.of_task):
                 self._settle(task, mark=False)
 
-    def build_index(self) -> None:
-        """Build the index from the arrays; ``mark_changes`` follows once nobody writes to the old ones."""
+    @property
+    def searched(self) -> frozenset[str]:
+        """The spaces that neighbours are looked for in."""
+        return frozenset({"raw"}) if self.generation is None else self.generation.searched
+
+    def build_index(self, also: frozenset[str] = frozenset()) -> None:
+        """Build the index from the arrays; ``mark_changes`` follows once nobody writes to the old ones.
+
+        ``also``: the spaces that another pool goes on searching until this one takes its place.
+        """
         with self.lock:
             rows = np.flatnonzero(self.known & (self.states != GONE))
-            vectors = {"raw": self.raw[rows]}
-            if self.head is not None:
-                vectors["head"] = self.head[rows]
+            there = {"raw": self.raw, "head": self.head}
+            spaces = self.searched | also
+            vectors = {
+                space: found[rows] for space, found in there.items() if space in spaces and found is not None
+            }
             states = self._index_states(rows)
         self.index.build(self.ids[rows], vectors, states)
         self._indexed = (rows, states)

@@ -95,7 +95,7 @@ class Project:
             features = backend.features(generation)
             fresh.add(backend.state.tasks(ref), features, place, index=False)
             fresh.load_annotations(backend.state.annotations(ref))
-            fresh.build_index()
+            fresh.build_index(also=self.live.searched)
             with self._events:
                 self._place, self._features = place, features
                 for change in self._missed:  # what happened while we were loading

@@ -59,13 +59,12 @@ def _probabilities(pool: LivePool, rows: Rows, *, bulk: bool) -> tuple[Floats | 
     generation = pool.generation
     if generation is None or pool.probabilities is None:
         return _votes(pool, rows, "raw", bulk=bulk), "raw"
-    how = generation.suggester
-    space = "head" if how == "knn-head" or (how == "blend" and pool.space == "head") else "raw"
-    votes = None if how == "head" else _votes(pool, rows, space, bulk=bulk)
-    if how in ("knn-raw", "knn-head"):
+    space = generation.voting
+    votes = None if space is None else _votes(pool, rows, space, bulk=bulk)
+    if space is not None and generation.suggester in ("knn-raw", "knn-head"):
         return votes, space
     head = _head(pool, rows)
-    if votes is None or head is None:
+    if votes is None or head is None or space is None:
         return head, "head"
     return np.asarray((votes + head) / 2, np.float32), space
 

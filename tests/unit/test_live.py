@@ -164,3 +164,29 @@ def test_strategies_see_class_names_head_vectors_and_how_right_the_head_was(feat
     assert np.isnan(shown.agreed[[0, 3, 4, 5]]).all()
     assert shown.head is not None
     np.testing.assert_allclose(shown.head, live.raw, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("space", "suggester", "searched"),
+    [
+        ("head", "head", {"head"}),
+        ("head", "blend", {"head"}),
+        ("raw", "head", {"raw"}),
+        ("raw", "blend", {"raw"}),
+        ("raw", "knn-head", {"raw", "head"}),
+        ("head", "knn-raw", {"raw", "head"}),
+    ],
+)
+def test_the_index_holds_what_is_searched_and_no_more(
+    features: FileFeatures, space: str, suggester: str, searched: set[str]
+) -> None:
+    eye = np.eye(SPACE_DIM, dtype=np.float32)
+    head = Head(np.zeros(SPACE_DIM, np.float32), eye, eye[:3], np.zeros(3, np.float32), 6.0, 1.0)
+    trained = replace(GENERATION, head=head, classes=("a", "b", "c"), space=space, suggester=suggester)
+    live = LivePool(REF, parse_label_config(CONFIG), trained, FakeIndex())
+    live.add(TASKS, features, None)
+    assert {name for each in live.index.spaces.values() for name in each} == searched
+    live.build_index()
+    assert {name for each in live.index.spaces.values() for name in each} == searched
+    live.build_index(also=frozenset({"raw", "head"}))
+    assert {name for each in live.index.spaces.values() for name in each} == {"raw", "head"}
