@@ -55,6 +55,10 @@ class Nothing:
     def enqueue(self, job: str, project: Any, **arguments: Any) -> None:
         """Run nothing."""
 
+    def waits(self, job: str, project: Any) -> bool:
+        """Nothing does."""
+        return False
+
 
 def worth(parts: Parts, generation: Generation, truth: np.ndarray, labelled: int) -> dict[str, float]:
     """Accuracy and purity of a generation on the images without a label."""

@@ -22,6 +22,8 @@ from ml_backend.wire import image_of
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 5.0
+SHARD = 2000
+"""Images of one ingest job, half a minute to some minutes of work: what a killed worker loses at most."""
 TURN_SECONDS = 5.0
 """How long writing coordinates may keep new images waiting."""
 
@@ -54,8 +56,13 @@ def learner(parts: Parts, ref: ProjectRef, feature_set: str = "") -> Learner:
 
 
 def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
-    """Embed the images of these tasks, then lay out the map."""
+    """Embed the images of these tasks, then lay out the map; many are shared out over all workers."""
     here = parts()
+    if len(images) > SHARD:
+        pairs = list(images.items())
+        for start in range(0, len(pairs), SHARD):
+            here.jobs.enqueue("ingest", ref, images=dict(pairs[start : start + SHARD]))
+        return
     addresses = {TaskId(int(task)): address for task, address in images.items()}
     feature_set = here.feature_set(ref)
     features, embedder = here.features(feature_set), here.embedder(feature_set)
@@ -66,8 +73,15 @@ def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
 
 
 def project(ref: ProjectRef) -> None:
-    """Lay out the map of all images and write it back."""
+    """Lay out the map of all images and write it back.
+
+    While more are being embedded only where a map is lacking, or holds less than half of them.
+    """
     here = parts()
+    if here.jobs.waits("ingest", ref):  # the last one to end asks for the map again
+        projection, images = here.artifacts.projection(ref), len(learner(here, ref).embedded(ref))
+        if projection is not None and 2 * len(projection.keys) >= images:
+            return
     learner(here, ref).map(ref)
     _then_write_back(here, ref)
 

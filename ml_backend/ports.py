@@ -269,3 +269,6 @@ class Jobs(Protocol):
 
     def enqueue(self, job: str, project: ProjectRef, **arguments: Any) -> None:
         """Run ``jobs.<job>`` soon; not queued twice while one with the same arguments still waits."""
+
+    def waits(self, job: str, project: ProjectRef) -> bool:
+        """Whether such a job of the project has yet to begin."""

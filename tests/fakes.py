@@ -122,6 +122,9 @@ class FakeJobs:
     def enqueue(self, job: str, project: ProjectRef, **arguments: Any) -> None:
         self.asked.append((job, arguments))
 
+    def waits(self, job: str, project: ProjectRef) -> bool:
+        return any(asked == job for asked, _ in self.asked)
+
 
 def key_of(task: int) -> ContentKey:
     return ContentKey(f"{task:032x}")

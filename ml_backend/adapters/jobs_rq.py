@@ -7,6 +7,7 @@ import json
 import logging
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -20,6 +21,7 @@ from rq.exceptions import StopRequested
 from rq.job import Job
 
 from ml_backend.adapters.redis_client import address
+from ml_backend.adapters.take_over import watching
 from ml_backend.domain import ProjectRef
 from ml_backend.errors import StoreError
 
@@ -36,6 +38,8 @@ TIMEOUTS = {"ingest": 6 * HOUR, "write_back": 24 * HOUR, "finetune": 48 * HOUR}
 """Seconds after which a job counts as hung; these resume where they were."""
 TIMEOUT = HOUR
 FAILURE_TTL = 7 * 24 * HOUR
+SHARDED = {"ingest"}
+"""Jobs of one project that may run side by side, as long as they are given different things to do."""
 LOCK_SECONDS = 30.0
 BUSY_SECONDS = 0.5
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 15.0
@@ -54,7 +58,8 @@ class RqJobs:
     def enqueue(self, job: str, project: ProjectRef, **arguments: Any) -> None:
         """Run a job soon, unless the same one still waits; one that already runs is queued once more."""
         queue = Queue(FAST if job in FAST_JOBS else SLOW, connection=self._redis)
-        waiting = f"rush:waiting:{_digest(job, project, arguments)}"
+        digest = _digest(job, project, arguments)
+        waiting, lock = f"rush:waiting:{digest}", f"rush:running:{project.slug}:{job}"
 
         def add(pipe: Pipeline) -> None:
             number: Any = pipe.get(waiting)
@@ -69,8 +74,9 @@ class RqJobs:
                 timeout=TIMEOUTS.get(job, TIMEOUT),
                 result_ttl=0,
                 failure_ttl=FAILURE_TTL,
+                job_id=f"{_name(job, project)}{uuid.uuid4().hex}",
                 description=f"{job} of project {project.id} at {project.origin}",
-                meta={"lock": f"rush:running:{project.slug}:{job}"},
+                meta={"lock": f"{lock}:{digest}" if job in SHARDED else lock},
                 pipeline=pipe,
             )
             pipe.set(waiting, fresh.id, ex=FAILURE_TTL)
@@ -82,6 +88,11 @@ class RqJobs:
                 f"Redis at {self._address} doesn't answer: {str(error).rstrip('.')}.",
                 "Start it or set RUSH_REDIS_URL; `rush sync` catches up on what was not queued.",
             ) from error
+
+    def waits(self, job: str, project: ProjectRef) -> bool:
+        """Whether such a job of the project has yet to begin."""
+        queue = Queue(FAST if job in FAST_JOBS else SLOW, connection=self._redis)
+        return any(number.startswith(_name(job, project)) for number in queue.job_ids)
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
@@ -148,8 +159,14 @@ def run_worker(url: str, queues: Sequence[str] = QUEUES, *, burst: bool = False)
     """Work off the queues, the first one first, until Ctrl+C or SIGTERM, which finishes the current job.
 
     Runs in the main thread. A Redis that goes away is waited for. One worker per queue keeps ingest from
-    waiting for a long write-back. ``burst`` returns once the queues are empty.
+    waiting for a long write-back. ``burst`` returns once the queues are empty. The job of a worker that was
+    killed is queued again within ``LOCK_SECONDS`` and a few more.
     """
+    with watching(url, queues):
+        _work(url, queues, burst)
+
+
+def _work(url: str, queues: Sequence[str], burst: bool) -> None:
     wait = RETRY_SECONDS
     while True:
         redis = Redis.from_url(url, socket_connect_timeout=2)
@@ -175,6 +192,11 @@ def missing_workers(url: str) -> str:
         served = {name for worker in Worker.all(connection=redis) for name in worker.queue_names()}
     lacking = [name for name in QUEUES if name not in served]
     return f"no worker serves {', '.join(lacking)}" if lacking else ""
+
+
+def _name(job: str, project: ProjectRef) -> str:
+    """What the numbers of such jobs begin with, in letters that RQ takes."""
+    return f"{job}-{_digest(job, project, None)}-"
 
 
 def _digest(job: str, project: ProjectRef, arguments: Any) -> str:

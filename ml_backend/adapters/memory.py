@@ -172,6 +172,9 @@ class MemoryJobs:
 
     def enqueue(self, job: str, project: ProjectRef, **arguments: Any) -> None: ...
 
+    def waits(self, job: str, project: ProjectRef) -> bool:
+        return False
+
 
 class MemoryStudio:
     """Label Studio's side of the queue: of open, unlocked tasks it serves the one with the lowest score."""

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from rq import Queue, Worker, get_current_job
 from rq.job import Job, JobStatus
 
-from ml_backend.adapters.jobs_rq import LOCK_SECONDS, SIMULATED
+from ml_backend.adapters.jobs_rq import SIMULATED
 from ml_backend.adapters.redis_client import address
 from ml_backend.errors import SimulationError, StoreError
 from ml_backend.simulation import Run, Runner
@@ -36,7 +36,7 @@ CHUNK = 64 * 2**20
 def on_workers(url: str) -> Runner:
     """Runs on the workers of ``rush worker --only simulate`` at this Redis.
 
-    The run of a worker that was killed is given to another one; Ctrl+C cancels what waits. Raises StoreError
+    What Redis loses is asked for again; Ctrl+C cancels what waits. Raises StoreError
     where Redis does not answer, SimulationError with a worker's traceback where a run fails.
     """
 
@@ -83,7 +83,7 @@ def _enqueue(queue: Queue, run: Run, digest: str) -> str:
 
 
 def _results(queue: Queue, jobs: dict[str, Run]) -> Iterator[tuple[Run, dict[str, Any]]]:
-    waiting, alone = dict(jobs), dict[str, float]()
+    waiting = dict(jobs)
     while waiting:
         numbers = list(waiting)
         for number, job in zip(numbers, Job.fetch_many(numbers, connection=queue.connection), strict=True):
@@ -102,12 +102,6 @@ def _results(queue: Queue, jobs: dict[str, Run]) -> Iterator[tuple[Run, dict[str
                     f"{job.description} failed on a worker:\n{said.exc_string if said else 'without a word'}",
                     "Mend it and call again: the runs that are done are kept.",
                 )
-            elif status is JobStatus.STARTED and not queue.connection.exists(job.meta["lock"]):
-                since = alone.setdefault(job.id, time.monotonic())
-                if time.monotonic() - since > 2 * POLL_SECONDS:  # not just about to begin or to end
-                    log.warning("%s: its worker is gone; another one takes over.", job.description)
-                    queue.push_job_id(job.id)
-                    alone[job.id] = time.monotonic() + LOCK_SECONDS
         time.sleep(POLL_SECONDS)
 
 

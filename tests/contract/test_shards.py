@@ -1,0 +1,131 @@
+"""One import, several workers, one of them killed in the middle: real RQ, real embedding, real files."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import redis
+
+import ml_backend
+from ml_backend.adapters.digits import write_digits
+from ml_backend.adapters.features import FileFeatures, feature_set
+from ml_backend.adapters.jobs_rq import RqJobs
+from ml_backend.adapters.state_redis import RedisState
+from ml_backend.domain import ContentKey, ProjectRef, TaskId
+
+REPOSITORY = Path(ml_backend.__file__).parents[1]
+IMAGES = 400
+WORKER = """
+import logging, sys
+from ml_backend import jobs
+from ml_backend.adapters import jobs_rq, take_over
+
+logging.basicConfig(level=logging.INFO)
+jobs.SHARD, jobs_rq.LOCK_SECONDS, take_over.LOOK_SECONDS = 40, 3.0, 0.5
+jobs_rq.run_worker(sys.argv[1], [jobs_rq.FAST])
+"""
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Iterator[list[str]]:
+    """Addresses of digits behind a slow line."""
+    write_digits(tmp_path / "digits")
+    files = sorted((tmp_path / "digits").rglob("*.png"))[:IMAGES]
+    assert len(files) == IMAGES
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            time.sleep(0.1)
+            data = files[int(self.path[1:-4])].read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *given: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield [f"http://127.0.0.1:{server.server_port}/{number}.png" for number in range(len(files))]
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def start(
+    redis_url: str, tmp_path: Path, images: list[str]
+) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    children: list[subprocess.Popen[bytes]] = []
+    origin = images[0].rpartition("/")[0]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPOSITORY),
+        "RUSH_REDIS_URL": redis_url,
+        "RUSH_DATA_DIR": str(tmp_path / "rush"),
+        "RUSH_IMAGE_SIZE": "64",
+        "LABEL_STUDIO_URL": origin,
+        "LABEL_STUDIO_API_KEY": "none",
+    }
+
+    def started(log: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", WORKER, redis_url]
+        with open(tmp_path / log, "wb") as out:
+            children.append(subprocess.Popen(command, env=environment, stdout=out, stderr=out))
+        return children[-1]
+
+    yield started
+    for child in children:
+        child.kill()
+        child.wait()
+
+
+def until(true: Callable[[], bool], seconds: float = 90.0) -> bool:
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:
+        time.sleep(0.1)
+    return true()
+
+
+def test_an_import_is_shared_out_and_outlives_a_killed_worker(
+    start: Callable[[str], subprocess.Popen[bytes]],
+    state: RedisState,
+    redis_url: str,
+    images: list[str],
+    tmp_path: Path,
+) -> None:
+    ref = ProjectRef(images[0].rpartition("/")[0], 1)
+    workers = {log: start(log) for log in ("one.log", "two.log")}
+    state.set_tasks(ref, {TaskId(n + 1): ContentKey("") for n in range(IMAGES)})
+    jobs = RqJobs(redis_url)
+    jobs.enqueue("ingest", ref, images={str(n + 1): address for n, address in enumerate(images)})
+
+    def done() -> int:
+        return sum(bool(key) for key in state.tasks(ref).values())
+
+    assert until(lambda: done() >= 60)
+    logs = {name: (tmp_path / name).read_text() for name in workers}
+    assert all("ingest of project 1" in text for text in logs.values()), "both are at it"
+    workers["one.log"].send_signal(signal.SIGKILL)
+    left = IMAGES - done()
+    assert left > 0
+    assert until(lambda: done() == IMAGES), (tmp_path / "two.log").read_text()
+    assert "its worker is gone; it is queued again" in (tmp_path / "two.log").read_text()
+    features = FileFeatures(tmp_path / "rush" / "features", feature_set("efficientnet-lite0", 64), 1280)
+    assert not features.missing(state.tasks(ref).values())
+    assert len(features) == len(set(state.tasks(ref).values())), "no image was stored twice"
+    assert not jobs.waits("ingest", ref)
+    assert jobs.waits("project", ref), "a map of all of them is asked for"
+    jobs.close()
