@@ -2,7 +2,7 @@
 
 python bench/million.py [--tasks 1000000] [--cache DIR] [--out FILE]
 
-Real are Redis, the feature files, the embedded Qdrant engine, UMAP, the heads and the project of the web
+Real are Redis, the feature files, the embedded index, UMAP, the heads and the project of the web
 process; Label Studio is a dictionary, so the times are our own compute alone. The embeddings are random
 clusters of 64 dimensions: only number and shape count. Each process's memory is measured by itself.
 """
@@ -24,7 +24,7 @@ from common import percentiles, report
 
 from ml_backend.adapters.artifacts import FileArtifacts
 from ml_backend.adapters.features import FileFeatures
-from ml_backend.adapters.index_edge import EdgeIndex
+from ml_backend.adapters.index_embedded import EmbeddedIndex
 from ml_backend.adapters.memory import MemoryJobs, MemoryStudio
 from ml_backend.adapters.servers import LocalRedis
 from ml_backend.adapters.state_redis import RedisState
@@ -117,7 +117,7 @@ def answer(row: int, label: str) -> Annotation:
 def web(folder: Path, url: str, count: int) -> dict[str, Any]:
     """The web process: start with its index, then ranking, people labelling and neighbours, by strategy."""
     state, studio = RedisState(url), MemoryStudio()
-    index = EdgeIndex(folder / "index")
+    index = EmbeddedIndex(folder / "index")
     backend = Backend(
         Settings(_env_file=None, sync_seconds=0),
         state,
@@ -160,7 +160,7 @@ def submits(project: Project, studio: MemoryStudio, classes: Array) -> Iterator[
             project.queue.refill(project.live, cast(LabelStudio, studio))
 
 
-def searches(index: EdgeIndex, space: str, vectors: Array) -> Iterator[float]:
+def searches(index: EmbeddedIndex, space: str, vectors: Array) -> Iterator[float]:
     """Seconds of one filtered search."""
     for row in np.random.default_rng(3).permutation(len(vectors))[:500]:
         began = time.perf_counter()

@@ -151,16 +151,16 @@ class Parts:
         return {}
 
     def index(self, project: ProjectRef) -> Index:
-        """Qdrant: the server of RUSH_QDRANT_URL, else the engine embedded in this process."""
+        """Qdrant: the server of RUSH_QDRANT_URL, else what is embedded in this process."""
         if self.settings.qdrant_url:
             from ml_backend.adapters.index_qdrant import QdrantIndex
 
             settings = self.settings
             key = settings.qdrant_api_key.get_secret_value()
             return QdrantIndex(settings.qdrant_url, project.slug, key, grpc=settings.qdrant_grpc)
-        from ml_backend.adapters.index_edge import EdgeIndex
+        from ml_backend.adapters.index_embedded import EmbeddedIndex
 
-        return EdgeIndex(self.settings.data_dir / "index" / project.slug)
+        return EmbeddedIndex(self.settings.data_dir / "index" / project.slug)
 
     def close(self) -> None:
         """Close the connections to Label Studio that were opened."""

@@ -151,8 +151,9 @@ class TorchFinetuner:
         ranks.alike(model)
 
         steps = max(LEAST_STEPS, math.ceil(len(shown) / (BATCH * ranks.size)))
-        others = np.setdiff1d(np.arange(len(pixels)), taught.rows)[ranks.rank :: ranks.size]
-        rounds = 1 if taught.multiple or not len(others) else 2
+        others = np.setdiff1d(np.arange(len(pixels)), taught.rows)
+        rounds = 1 if taught.multiple or len(others) < ranks.size else 2
+        others = others[ranks.rank :: ranks.size]
         many = self._looks * steps
         total = rounds * many
         random = np.random.default_rng(ranks.rank)  # other images on each

@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from hypothesis import strategies as st
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from ml_backend.adapters import index_qdrant
+from ml_backend.adapters.index_cells import CellIndex
 from ml_backend.adapters.index_edge import EdgeIndex
+from ml_backend.adapters.index_embedded import EmbeddedIndex
 from ml_backend.adapters.index_qdrant import QdrantIndex
 from ml_backend.domain import SPACE_DIM, LabelState
 from ml_backend.errors import StoreError
@@ -26,11 +29,15 @@ pytestmark = [  # what qdrant-client's local mode says of itself
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
     pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning"),
 ]
-ENGINES = ("edge", "qdrant")
+ENGINES = ("edge", "cells", "embedded", "qdrant")
 OPEN, LABELLED, SKIPPED = LabelState.OPEN, LabelState.LABELLED, LabelState.SKIPPED
 
 
 def opened(engine: str, folder: Path) -> Index:
+    if engine == "cells":
+        return CellIndex()
+    if engine == "embedded":  # two engines that take turns
+        return EmbeddedIndex(folder / uuid.uuid4().hex, graph_up_to=3)
     return EdgeIndex(folder / uuid.uuid4().hex) if engine == "edge" else QdrantIndex(":memory:", "http_h_1")
 
 
@@ -171,13 +178,13 @@ def test_searches_see_one_build_whole_while_the_next_is_made(index: Index) -> No
     assert set(sizes) == {count // 3}
 
 
-class Interrupting(np.ndarray):
-    """States whose reading changes the index: a change in the middle of a build, without a race."""
+class Interrupting(dict[str, Floats]):
+    """Vectors whose reading changes the index: a change in the middle of a build, without a race."""
 
-    def tolist(self) -> list[int]:
+    def items(self) -> Any:
         if changes:
             changes.pop()()
-        return super().tolist()
+        return super().items()
 
 
 changes: list = []
@@ -185,7 +192,6 @@ changes: list = []
 
 def test_what_changes_during_a_build_is_in_its_result(index: Index) -> None:
     fill(index, 6)
-    states = np.zeros(6, np.int8).view(Interrupting)
 
     def change() -> None:
         index.mark([1, 2], LABELLED)
@@ -193,7 +199,7 @@ def test_what_changes_during_a_build_is_in_its_result(index: Index) -> None:
         index.upsert(np.array([50]), {"raw": rows(1, 7)}, np.array([LABELLED]))
 
     changes.append(change)
-    index.build(np.arange(1, 7), {"raw": rows(6)}, states)
+    index.build(np.arange(1, 7), Interrupting(raw=rows(6)), np.zeros(6, np.int8))
     assert set(index.neighbours("raw", rows(1)[0], 9, LABELLED)[0].tolist()) == {1, 2, 50}
     assert set(index.neighbours("raw", rows(1)[0], 9, OPEN)[0].tolist()) == {4, 5, 6}
 
@@ -206,7 +212,7 @@ def test_a_failed_build_leaves_the_old_index(index: Index) -> None:
 
     changes.append(fail)
     with pytest.raises(KeyboardInterrupt):
-        index.build(np.arange(1, 4), {"raw": rows(3)}, np.zeros(3, np.int8).view(Interrupting))
+        index.build(np.arange(1, 4), Interrupting(raw=rows(3)), np.zeros(3, np.int8))
     assert len(index) == 6
     index.mark([1], SKIPPED)
     fill(index, 4)
@@ -248,11 +254,12 @@ def test_the_embedded_engine_keeps_one_folder_and_clears_what_was_left(tmp_path:
     assert not folder.exists()
 
 
-def test_a_graph_finds_nearly_what_a_scan_finds(tmp_path: Path) -> None:
-    count = 21_000  # enough for a graph
-    tasks, centres = np.arange(1, count + 1), np.repeat(rows(70, 1), 300, axis=0)
+@pytest.mark.parametrize(("engine", "count"), [("edge", 21_000), ("cells", 63_000)])
+def test_a_graph_and_cells_find_nearly_what_a_scan_finds(engine: str, count: int, tmp_path: Path) -> None:
+    """Enough for a graph; a third of them open, enough not to compare them all."""
+    tasks, centres = np.arange(1, count + 1), np.repeat(rows(count // 300, 1), 300, axis=0)
     vectors = normalise(centres + 0.1 * rows(count) * np.sqrt(SPACE_DIM))
-    with contextlib.closing(EdgeIndex(tmp_path / "index")) as index:
+    with contextlib.closing(opened(engine, tmp_path)) as index:
         index.build(tasks, {"raw": vectors}, tasks % 3)
         queries = vectors[::1000]
         near = queries @ vectors.T
