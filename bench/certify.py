@@ -124,6 +124,8 @@ def audited(project: MemoryProject, session: Session) -> Standing:
                 break
         said = stands(project)
         draw = said.draw
+        sure = said.accepted.rung.size if said.accepted else 0
+        print(f"{said.audited} audits of {len(draw)}, {said.wrong} wrong, {sure} certified", flush=True)
         if said.more == 0 or said.audited > MOST_AUDITS * len(draw):
             return said
         if len(project.project.queue.mixing):
@@ -176,6 +178,7 @@ def certified(
     while session.turns < options.labels[name] and session.turn():
         pass
     mark("labels")
+    project.options = replace(project.options, train_labels=200, rank_every=20)  # for the simulation's speed
     verdict = full_round(project, images, size, folder)
     print(verdict, flush=True)
     learner = project.learner
@@ -193,7 +196,6 @@ def certified(
         taken, wrong = taken + accept(project, session, said), wrong + said.wrong
         print(f"{said.audited} audits, {taken} taken over", flush=True)
     mark("audits")
-    project.options = replace(project.options, train_labels=200, rank_every=20)  # for the simulation's speed
     while session.turn():
         pass
     mark("rest")

@@ -1,6 +1,6 @@
-"""The figures of bench/results as the tables of README.md and docs/strategies.md.
+"""The figures of bench/results as the tables of README.md, docs/strategies.md and docs/million.md.
 
-python bench/table.py prints them, with --write they are put between the marks of both files.
+python bench/table.py prints them, with --write they are put between the marks of these files.
 """
 
 from __future__ import annotations
@@ -220,6 +220,41 @@ def strategy_tables() -> str:
     return "\n".join(lines)
 
 
+def million() -> str:
+    """The figures of docs/million.md as Markdown."""
+    found = load("million")
+    if not found:
+        return ""
+    web, worker = found["web"], found["worker"]
+    rows = [
+        ("web process: start, with its index", f"{web['start_s']:.0f} s", ""),
+        *(
+            (
+                f"submit, our compute, `{name}`",
+                f"{web[name]['submit_ms']['p50']:.1f} / {web[name]['submit_ms']['p95']:.1f} ms (p50/p95)",
+                "20 ms",
+            )
+            for name in ("rush", "cluster_chain")
+        ),
+        (
+            "50 nearest open ones",
+            f"{web['neighbours_ms']['p50']:.1f} / {web['neighbours_ms']['p95']:.1f} ms (p50/p95)",
+            "p95 10 ms",
+        ),
+        *(
+            (f"order all tasks anew, in the background, `{name}`", f"{web[name]['rank_s']:.1f} s", "")
+            for name in ("rush", "cluster_chain")
+        ),
+        ("web process: memory, and its peak", f"{web['steady_mb']:,} and {web['peak_mb']:,} MB", ""),
+        ("worker: a training round with 1,000 labels", f"{worker['train_s']:.0f} s", ""),
+        ("worker: first map, and map again", f"{worker['map_s']:.0f} and {worker['map_again_s']:.0f} s", ""),
+        ("worker: peak memory", f"{worker['peak_mb']:,} MB", ""),
+        ("Redis: memory", f"{found['redis_mb']} MB", ""),
+    ]
+    lines = ["| what | measured | goal |", "|---|---|---|"]
+    return "\n".join([*lines, *(f"| {what} | {measured} | {goal} |" for what, measured, goal in rows)])
+
+
 def write(path: Path, text: str) -> None:
     """Put the text between the marks of a file."""
     before, _, rest = path.read_text().partition(BEGIN)
@@ -236,6 +271,7 @@ def main() -> None:
     root = RESULTS.parents[1]
     write(root / "README.md", tables())
     write(root / "docs" / "strategies.md", strategy_tables())
+    write(root / "docs" / "million.md", million())
 
 
 if __name__ == "__main__":
