@@ -19,14 +19,17 @@ from strategies.certify import MIXTURE, Rung, audits_needed, evidence, tolerated
 
 Array = npt.NDArray[Any]
 
-STEPS = 20
-"""Sets that are tested one after the other, at most."""
+STEPS = 40
+"""Sets that are tested one after the other, at most: their number costs nothing."""
 POWER = 0.9
 """Chance of success that a plan is made for."""
 HOPELESS = 0.05
 """Chances below this say that the confidences are no probabilities."""
 DOUBT = 0.1
 """Errors on top of those that the model expects, in what is tolerated: models are too sure of themselves."""
+TAIL, TAIL_DOUBT = 0.05, 0.5
+"""The least sure share of a frame, and the errors in it that a ladder expects beyond the model's, as a share
+of those tolerated in the frame: where the first set fails all others do, so it had better be without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ def ladder(confidences: Array, error: float, confidence: float, audits: int) -> 
         raise StrategyError(f"{total} confidences, all of them finite numbers, are no set to certify.")
     falling = np.sort(np.asarray(confidences))[::-1]
     rates = expected_errors(falling)
+    tail = np.clip(np.arange(1, total + 1) - (1 - TAIL) * total, 0, None) / (TAIL * total)
+    rates += TAIL_DOUBT * error * tail * total / np.arange(1, total + 1)
     sizes = np.unique(np.linspace(total / STEPS, total, STEPS).round().clip(1).astype(np.int64))
     chances = [
         chance(max(audits * size // total, 1), size, error, confidence, float(rates[size - 1]))

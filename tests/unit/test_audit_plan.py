@@ -27,8 +27,15 @@ def test_the_order_of_testing_is_nested_and_fixed_before_any_answer():
 def test_the_first_set_holds_enough_audits_and_few_enough_errors():
     confidences = 1 - np.linspace(0, 0.1, 10_000, dtype=np.float32)  # the k surest: k / 200,000 wrong
     first = ladder(confidences, 0.02, 0.95, 1000)[0].size
-    assert 178 <= first / 10 <= 400
+    assert 170 <= first / 10 <= 400
     assert ladder(confidences, 0.02, 0.95, 4000)[0].size < first
+
+
+def test_a_model_that_is_sure_of_everything_is_not_believed_of_the_last_twentieth():
+    confidences = 1 - np.linspace(0, 1e-4, 10_000, dtype=np.float32)
+    sizes = [rung.size for rung in ladder(confidences, 0.01, 0.95, 500)]
+    assert 0.9 <= sizes[0] / 10_000 <= 0.95
+    assert sizes[-1] == 10_000
 
 
 @given(
