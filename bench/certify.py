@@ -128,6 +128,8 @@ def audited(project: MemoryProject, session: Session) -> Standing:
         print(f"{said.audited} audits of {len(draw)}, {said.wrong} wrong, {sure} certified", flush=True)
         if said.more == 0 or said.audited > MOST_AUDITS * len(draw):
             return said
+        if said.accepted is not None and not worth_more(said):
+            return said
         if len(project.project.queue.mixing):
             continue
         if not worth_more(said):
