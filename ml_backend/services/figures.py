@@ -73,18 +73,25 @@ def agreement(vectors: Floats, truth: Array, *, multiple: bool, k: int = 10) -> 
 def fit_temperature(logits: Floats, truth: Array, *, multiple: bool) -> float:
     """Return the temperature of least log-loss on held-out logits (n, C) (Guo et al. 2017), 0.05 to 20.
 
-    Images of a class that the fold's head never saw (-inf) say nothing about it and are left out.
+    The targets are Platt's (1999): n right ones prove a probability of (n + 1) / (n + 2), not of one, which
+    would make all suggestions alike in how sure they are. Images of a class that the fold's head never saw
+    (-inf) say nothing about it and are left out.
     """
     if multiple:
         signed = np.where(truth > 0, logits, -logits).astype(np.float64)
-        losses = {t: np.logaddexp(0, -signed / t).mean() for t in _TEMPERATURES}
+        doubt = 1 / (len(signed) + 2)
+        losses = {t: (np.logaddexp(0, -signed / t) + doubt * signed / t).mean() for t in _TEMPERATURES}
     else:
         own = logits[np.arange(len(truth)), truth].astype(np.float64)
         fair = np.isfinite(own)
         if not fair.any():
             return 1.0
         margins = logits[fair].astype(np.float64) - own[fair, None]
-        losses = {t: np.logaddexp.reduce(margins / t, axis=1).mean() for t in _TEMPERATURES}
+        others = np.isfinite(margins)
+        others[np.arange(len(margins)), truth[fair]] = False
+        total = np.where(others, margins, 0).sum(axis=1) / np.maximum(others.sum(axis=1), 1)
+        doubt = total / (len(margins) + 2)
+        losses = {t: (np.logaddexp.reduce(margins / t, axis=1) - doubt / t).mean() for t in _TEMPERATURES}
     return float(min(losses, key=lambda t: losses[t]))
 
 

@@ -172,6 +172,16 @@ def test_temperature_undoes_overconfidence():
     assert fit_temperature(logits * 3, each, multiple=True) == pytest.approx(3, rel=0.15)
 
 
+def test_a_head_that_was_never_wrong_is_not_taken_to_be_sure_of_everything():
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 4, 60)
+    logits = 10 * np.eye(4)[truth] + random.standard_normal((60, 4))
+    for said, right, multiple in ((logits, truth, False), (logits - 5, np.eye(4, dtype=int)[truth], True)):
+        warm = said / fit_temperature(said, right, multiple=multiple)
+        odds = 1 / (1 + np.exp(-warm)) if multiple else np.exp(warm) / np.exp(warm).sum(axis=1, keepdims=True)
+        assert 0.95 < odds[np.arange(60), truth].mean() < 0.995
+
+
 def test_figures_of_sure_and_right_and_of_sure_and_wrong():
     sure = np.array([[1, 0], [0, 1]], np.float32)
     assert figures(sure, np.array([0, 1]), multiple=False) == {"accuracy": 1, "log_loss": 0, "ece": 0}
