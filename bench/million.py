@@ -33,11 +33,12 @@ from ml_backend.generation import Array
 from ml_backend.label_config import choices_config
 from ml_backend.ports import Jobs, LabelStudio
 from ml_backend.services.learn import Learner
+from ml_backend.services.live import LivePool
 from ml_backend.services.project import Backend, Project
 from ml_backend.settings import Settings
 
 REF = ProjectRef("http://bench", 1)
-CLASSES, BLOCK, LABELS, ANSWERS, K = 10, 100_000, 1000, 300, 50
+CLASSES, BLOCK, LABELS, ANSWERS, K, QUERIES = 10, 100_000, 1000, 300, 50, 50
 BACKBONE = "bench-64"
 
 
@@ -134,6 +135,7 @@ def web(folder: Path, url: str, count: int) -> dict[str, Any]:
         "start_s": round(time.perf_counter() - began, 1),
         "searched": sorted(live.searched),
         "neighbours_ms": percentiles(list(searches(index, live.space, live.vectors(live.space)))),
+        "recall": recall(index, live),
     }
     for strategy in ("rush", "cluster_chain"):
         queue.strategy = strategy
@@ -166,6 +168,16 @@ def searches(index: EmbeddedIndex, space: str, vectors: Array) -> Iterator[float
         began = time.perf_counter()
         index.neighbours(space, vectors[row], K, LabelState.OPEN)
         yield time.perf_counter() - began
+
+
+def recall(index: EmbeddedIndex, live: LivePool) -> float:
+    """Share of the true 50 nearest open ones that are found."""
+    vectors, hits = live.vectors(live.space), 0
+    for row in np.random.default_rng(4).permutation(len(vectors))[:QUERIES]:
+        near = np.where(live.open(), vectors @ vectors[row], -2)
+        best = live.ids[np.argpartition(-near, K - 1)[:K]]
+        hits += len(np.intersect1d(best, index.neighbours(live.space, vectors[row], K, LabelState.OPEN)[0]))
+    return hits / (K * QUERIES)
 
 
 def resident_mb() -> int:

@@ -34,7 +34,7 @@ class _Space:
     starts: Array
     rows: Array  # place → row of the store
     vectors: Floats  # by place
-    place: Array  # row of the store → place, -1 where it has none
+    place: Array  # row of the store → place
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class _Store:
             return
         there = self.states[: len(built.place)] == state
         if np.count_nonzero(there) <= EXACT:
-            rows = np.flatnonzero(there & (built.place >= 0))
+            rows = np.flatnonzero(there)
             yield rows, built.vectors[built.place[rows]] @ vector
             return
         seen = 0
@@ -155,7 +155,7 @@ class CellIndex:
                 row = store.row_of.get(int(task), -1)
                 if row in added:
                     found[int(task)] = added[row]
-                elif built is not None and 0 <= row < len(built.place) and built.place[row] >= 0:
+                elif built is not None and 0 <= row < len(built.place):
                     found[int(task)] = built.vectors[built.place[row]]
         return found
 
