@@ -25,6 +25,9 @@ POWER = 0.9
 """Chance of success that a plan is made for."""
 HOPELESS = 0.05
 """Chances below this say that the confidences are no probabilities."""
+NEARLY = 2.0
+"""Times the tolerated error that a model may expect and still be given most of its frame: calibrated on a few
+hundred answers it can't claim less, however right it is."""
 DOUBT = 0.1
 """Errors on top of those that the model expects, in what is tolerated: models are too sure of themselves."""
 TAIL, TAIL_DOUBT = 0.05, 0.5
@@ -46,7 +49,8 @@ def ladder(confidences: Array, error: float, confidence: float, audits: int) -> 
 
     ``confidences`` (N,) of the whole frame, ``audits`` planned in it. The first set is the one that passes
     likeliest if the confidences are right: smaller ones hold too few audits, larger ones too many errors.
-    The last is the frame. Where no set has a chance the surer half is the first.
+    The last is the frame. Where no set has a chance the surer half is the first, or four fifths where the
+    confidences nearly do.
     """
     if not 0 < error < 1 or not 0 < confidence < 1:
         raise StrategyError(f"error {error} and confidence {confidence} must be inside of (0, 1).")
@@ -63,6 +67,8 @@ def ladder(confidences: Array, error: float, confidence: float, audits: int) -> 
         for size in sizes.tolist()
     ]
     best, first = max(chances), len(sizes) // 2
+    if rates[sizes[len(sizes) * 4 // 5 - 1] - 1] <= NEARLY * error:
+        first = max(len(sizes) * 4 // 5 - 1, 0)
     if best > HOPELESS:
         first = next(n for n, found in enumerate(chances) if found >= best - 0.01)
     rungs: dict[float, Rung] = {}
@@ -76,8 +82,9 @@ def ladder(confidences: Array, error: float, confidence: float, audits: int) -> 
 def plan(confidences: Array, error: float, confidence: float) -> Plan:
     """Return from how many of the surest items to draw how many audits, to save people most answers.
 
-    ``confidences`` (N,) of all open items. Where they give no set a chance, the surer half is the frame, and
-    there are audits for the surer half of that with a quarter of the tolerated errors.
+    ``confidences`` (N,) of all open items. Where they give no set a chance, the surer half is the frame (all
+    but the last twentieth where they nearly do), and there are audits for the surer half of that with a
+    quarter of the tolerated errors.
     """
     total = len(confidences)
     falling = np.sort(np.asarray(confidences))[::-1]
@@ -93,7 +100,8 @@ def plan(confidences: Array, error: float, confidence: float) -> Plan:
                 break
     if best is not None:
         return best
-    size = max(total // 2, 1)
+    most = max(int((1 - TAIL) * total), 1)
+    size = most if rates[most - 1] <= NEARLY * error else max(total // 2, 1)
     needed = audits_needed(error, confidence, error / MIXTURE, max(size // 2, 1)) or size
     return Plan(size, min(2 * needed, size), 0.0)
 

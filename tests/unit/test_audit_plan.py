@@ -38,6 +38,14 @@ def test_a_model_that_is_sure_of_everything_is_not_believed_of_the_last_twentiet
     assert sizes[-1] == 10_000
 
 
+def test_a_model_that_can_not_claim_more_is_given_most_of_its_frame():
+    confidences = np.linspace(0.99, 0.98, 10_000, dtype=np.float32)  # 1.5 % wrong at 1 % tolerated
+    found = plan(confidences, 0.01, 0.95)
+    assert found.size == 9_500
+    assert ladder(confidences[: found.size], 0.01, 0.95, found.audits)[0].size == 7_600
+    assert plan(confidences - 0.05, 0.01, 0.95).size == 5_000
+
+
 @given(
     some.integers(1, 3000), some.floats(0.005, 0.3), some.sampled_from([0.8, 0.95, 0.99]), some.integers(0, 9)
 )
