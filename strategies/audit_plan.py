@@ -25,9 +25,9 @@ POWER = 0.9
 """Chance of success that a plan is made for."""
 HOPELESS = 0.05
 """Chances below this say that the confidences are no probabilities."""
-NEARLY = 2.0
-"""Times the tolerated error that a model may expect and still be given most of its frame: calibrated on a few
-hundred answers it can't claim less, however right it is."""
+SLACK = 0.03
+"""Error beyond what is tolerated that a model may expect and still be given most of its frame: calibrated on
+a hundred answers it can't claim much less, however right it is."""
 DOUBT = 0.1
 """Errors on top of those that the model expects, in what is tolerated: models are too sure of themselves."""
 TAIL, TAIL_DOUBT = 0.05, 0.5
@@ -63,11 +63,11 @@ def ladder(confidences: Array, error: float, confidence: float, audits: int) -> 
     rates += TAIL_DOUBT * error * tail * total / np.arange(1, total + 1)
     sizes = np.unique(np.linspace(total / STEPS, total, STEPS).round().clip(1).astype(np.int64))
     chances = [
-        chance(max(audits * size // total, 1), size, error, confidence, float(rates[size - 1]))
+        chance(_at_least(audits, size / total), size, error, confidence, float(rates[size - 1]))
         for size in sizes.tolist()
     ]
     best, first = max(chances), len(sizes) // 2
-    if rates[sizes[len(sizes) * 4 // 5 - 1] - 1] <= NEARLY * error:
+    if rates[sizes[len(sizes) * 4 // 5 - 1] - 1] <= error + SLACK:
         first = max(len(sizes) * 4 // 5 - 1, 0)
     if best > HOPELESS:
         first = next(n for n, found in enumerate(chances) if found >= best - 0.01)
@@ -77,6 +77,11 @@ def ladder(confidences: Array, error: float, confidence: float, audits: int) -> 
         whole = int((falling >= threshold).sum())  # equal confidences stay together
         rungs[threshold] = Rung(threshold, whole, tolerated_of(error, whole))
     return list(rungs.values())
+
+
+def _at_least(audits: int, share: float) -> int:
+    """How many of the audits fall into a set of this share of the frame, all but surely (two deviations)."""
+    return max(int(audits * share - 2 * (audits * share * (1 - share)) ** 0.5), 1)
 
 
 def plan(confidences: Array, error: float, confidence: float) -> Plan:
@@ -101,7 +106,7 @@ def plan(confidences: Array, error: float, confidence: float) -> Plan:
     if best is not None:
         return best
     most = max(int((1 - TAIL) * total), 1)
-    size = most if rates[most - 1] <= NEARLY * error else max(total // 2, 1)
+    size = most if rates[most - 1] <= error + SLACK else max(total // 2, 1)
     needed = audits_needed(error, confidence, error / MIXTURE, max(size // 2, 1)) or size
     return Plan(size, min(2 * needed, size), 0.0)
 
