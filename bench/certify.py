@@ -42,7 +42,7 @@ from strategies.simulate import Person, Session, published
 
 CONFIDENCE = 0.95
 BACKBONE = "efficientnet-lite0"
-DRAWS = 3
+DRAWS = 1
 """Draws at most, one after the other, each from what the ones before have left; δ is shared among them."""
 LOOK = 25
 AUDIT_SECONDS = 1.8
