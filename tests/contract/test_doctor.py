@@ -7,10 +7,9 @@ import itertools
 import json
 import shutil
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from ml_backend.errors import LabelStudioError
 from ml_backend.services import hotkeys
 from ml_backend.services.doctor import CHECKS, Finding, doctor
 from tests.contract.conftest import CONFIG, Rush
+from tests.serving import serving
 
 RED = b"\x89PNG\r\n\x1a\n some bytes are enough here"
 
@@ -63,13 +63,8 @@ def image_host(**headers: str) -> Iterator[str]:
 
         def log_message(self, *arguments: Any) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as address:
+        yield address
 
 
 def test_a_connected_project_is_well(rush: Rush, ref: ProjectRef) -> None:

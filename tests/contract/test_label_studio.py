@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -19,6 +18,7 @@ from ml_backend.adapters.servers import LocalLabelStudio, free_port
 from ml_backend.domain import MODEL_VERSION, LabelSpec, PredictionId, Suggestion, TaskId
 from ml_backend.errors import BadImage, LabelStudioError, NotFound, Unauthorized
 from ml_backend.wire import prediction
+from tests.serving import serving
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
@@ -237,13 +237,8 @@ class Elsewhere(BaseHTTPRequestHandler):
 @pytest.fixture
 def elsewhere() -> Iterator[str]:
     Elsewhere.seen = []
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Elsewhere) as address:
+        yield address
 
 
 @pytest.fixture
@@ -308,18 +303,10 @@ def test_label_studios_storage_resolver_may_redirect_anywhere_but_without_the_to
             super().do_GET()
 
     Resolver.target = f"{elsewhere}/bucket/image.png?signature=secret"
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Resolver)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        with connected(f"http://127.0.0.1:{server.server_port}", "t") as client:
-            assert client.download("s3://bucket/image.png", 7) == PIXELS
-            with pytest.raises(BadImage, match="RUSH_ALLOWED_HOSTS"):
-                client.download(f"http://127.0.0.1:{server.server_port}/to/studio")
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with serving(Resolver) as address, connected(address, "t") as client:
+        assert client.download("s3://bucket/image.png", 7) == PIXELS
+        with pytest.raises(BadImage, match="RUSH_ALLOWED_HOSTS"):
+            client.download(f"{address}/to/studio")
     assert Resolver.seen == [("/to/studio", "Token t"), ("/to/studio", None)]
     assert Elsewhere.seen == [("/bucket/image.png?signature=secret", None)]
 
@@ -396,21 +383,12 @@ def test_a_get_is_tried_again_while_label_studio_is_overloaded() -> None:
         def log_message(self, *_: object) -> None:
             """Keep the test output clean."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Overloaded)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    client = HttpLabelStudio(f"http://127.0.0.1:{server.server_port}", "t")
-    try:
+    with serving(Overloaded) as address, connected(address, "t") as client:
         assert client.project(7) == {"id": 7}
         answers[:] = [503, 200]
         with pytest.raises(LabelStudioError, match="answered 503"):
             client.create_prediction(7, TaskId(1), 0.0, [])
         assert answers == [200]
-    finally:
-        client.close()
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 def test_the_prediction_timeout_bounds_the_submit_path() -> None:

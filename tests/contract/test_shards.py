@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -21,6 +20,7 @@ from ml_backend.adapters.features import FileFeatures, feature_set
 from ml_backend.adapters.jobs_rq import RqJobs
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import ContentKey, ProjectRef, TaskId
+from tests.serving import serving
 
 REPOSITORY = Path(ml_backend.__file__).parents[1]
 IMAGES = 400
@@ -53,13 +53,8 @@ def images(tmp_path: Path) -> Iterator[list[str]]:
 
         def log_message(self, *given: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield [f"http://127.0.0.1:{server.server_port}/{number}.png" for number in range(len(files))]
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Slow) as address:
+        yield [f"{address}/{number}.png" for number in range(len(files))]
 
 
 @pytest.fixture

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from ml_backend.cli import main
+from tests.serving import serving
 
 
 @pytest.fixture
@@ -25,13 +25,8 @@ def login_page() -> Iterator[str]:
 
         def log_message(self, *given: object) -> None: ...
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(Page) as address:
+        yield address
 
 
 def test_status_names_what_is_no_backend(login_page: str) -> None:
