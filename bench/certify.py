@@ -125,15 +125,14 @@ def audited(project: MemoryProject, session: Session) -> Standing:
         said = stands(project)
         draw = said.draw
         sure = said.accepted.rung.size if said.accepted else 0
-        print(f"{said.audited} audits of {len(draw)}, {said.wrong} wrong, {sure} certified", flush=True)
+        print(f"{said.audited} audits of {len(draw)}, a set of {sure} certified", flush=True)
         if said.more == 0 or said.audited > MOST_AUDITS * len(draw):
             return said
-        if said.accepted is not None and not worth_more(said):
+        waiting = len(project.project.queue.mixing)
+        if (said.accepted is not None or not waiting) and not worth_more(said):
             return said
-        if len(project.project.queue.mixing):
+        if waiting:
             continue
-        if not worth_more(said):
-            return said
         ask_more(REF, project.state, project.artifacts, said.more or 1)
         project.project.happened("audits", {})
 

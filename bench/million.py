@@ -1,6 +1,6 @@
 """A project of a million tasks: what starting, labelling, ranking, training and mapping cost, and the memory.
 
-python bench/million.py [--tasks 1000000] [--cache DIR] [--out FILE]
+python bench/million.py [--tasks 1000000] [--out FILE]
 
 Real are Redis, the feature files, the embedded index, UMAP, the heads and the project of the web
 process; Label Studio is a dictionary, so the times are our own compute alone. The embeddings are random

@@ -66,9 +66,8 @@ def ladder(confidences: Array, error: float, confidence: float, audits: int) -> 
         chance(_at_least(audits, size / total), size, error, confidence, float(rates[size - 1]))
         for size in sizes.tolist()
     ]
-    best, first = max(chances), len(sizes) // 2
-    if rates[sizes[len(sizes) * 4 // 5 - 1] - 1] <= error + SLACK:
-        first = max(len(sizes) * 4 // 5 - 1, 0)
+    best, most = max(chances), max(len(sizes) * 4 // 5 - 1, 0)
+    first = most if rates[sizes[most] - 1] <= error + SLACK else len(sizes) // 2
     if best > HOPELESS:
         first = next(n for n, found in enumerate(chances) if found >= best - 0.01)
     rungs: dict[float, Rung] = {}

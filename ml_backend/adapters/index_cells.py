@@ -45,7 +45,8 @@ class _Store:
     states: Array
     spaces: dict[str, _Space]
     row_of: dict[int, int]
-    added: dict[str, dict[int, Floats]] = field(default_factory=dict)
+    added: dict[str, tuple[Array, Floats]] = field(default_factory=dict)
+    """Rows in rising order, and their vectors."""
 
     def add(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
         first, count = len(self.ids), len(tasks)
@@ -54,8 +55,10 @@ class _Store:
         self.states = np.concatenate([self.states, np.asarray(states, np.int8)])
         self.row_of.update(zip(tasks.tolist(), range(first, first + count), strict=True))
         for space, found in vectors.items():
-            rows = self.added.setdefault(space, {})
-            rows.update(zip(range(first, first + count), np.asarray(found, np.float32), strict=True))
+            rows, fresh = np.arange(first, first + count), np.asarray(found, np.float32)
+            if (old := self.added.get(space)) is not None:
+                rows, fresh = np.concatenate([old[0], rows]), np.concatenate([old[1], fresh])
+            self.added[space] = rows, fresh
 
     def mark(self, tasks: Sequence[int], state: LabelState) -> None:
         self.states[self._rows(tasks)] = state
@@ -68,14 +71,26 @@ class _Store:
     def _rows(self, tasks: Sequence[int]) -> list[int]:
         return [self.row_of[int(task)] for task in tasks if int(task) in self.row_of]
 
+    def vector(self, space: str, row: int) -> Floats | None:
+        """The row's vector; None where it has none in that space."""
+        built, added = self.spaces.get(space), self.added.get(space)
+        if built is not None and row < len(built.place):
+            return np.asarray(built.vectors[built.place[row]])
+        if (
+            added is None
+            or (at := int(np.searchsorted(added[0], row))) == len(added[0])
+            or added[0][at] != row
+        ):
+            return None
+        return np.asarray(added[1][at])
+
     def candidates(
         self, space: str, vector: Floats, k: int, state: LabelState
     ) -> Iterator[tuple[Array, Floats]]:
         """Rows in that state with their similarities."""
-        added = self.added.get(space, {})
-        mine = [row for row in added if self.states[row] == state]
-        if mine:
-            yield np.array(mine), np.stack([added[row] for row in mine]) @ vector
+        if (added := self.added.get(space)) is not None:
+            mine = self.states[added[0]] == state
+            yield added[0][mine], added[1][mine] @ vector
         built = self.spaces.get(space)
         if built is None:
             return
@@ -149,15 +164,9 @@ class CellIndex:
     def vectors(self, space: str, tasks: Sequence[int]) -> dict[int, Floats]:
         """Stored vectors of these tasks; unknown ones are left out."""
         with self._lock:
-            store, found = self._store, dict[int, Floats]()
-            built, added = store.spaces.get(space), store.added.get(space, {})
-            for task in tasks:
-                row = store.row_of.get(int(task), -1)
-                if row in added:
-                    found[int(task)] = added[row]
-                elif built is not None and 0 <= row < len(built.place):
-                    found[int(task)] = built.vectors[built.place[row]]
-        return found
+            rows = {int(task): self._store.row_of.get(int(task), -1) for task in tasks}
+            found = {task: self._store.vector(space, row) for task, row in rows.items() if row >= 0}
+        return {task: vector for task, vector in found.items() if vector is not None}
 
     def __len__(self) -> int:
         return len(self._store.row_of)

@@ -174,9 +174,10 @@ class Projects:
             return True
         except RushError as error:
             store = isinstance(error, StoreError)
-            if self._said.get("store" if store else what) != error.message:  # once, not every two seconds
+            about = "store" if store else what
+            if self._said.get(about) != error.message:  # once, not every two seconds
                 log.error("%s: %s Trying again until it does.", what, error)
-            self._said["store" if store else what] = error.message
+            self._said[about] = error.message
             self._lost = self._lost or store
             self._stop.wait(2.0 if store else 0.5)
         except Exception:
