@@ -109,6 +109,8 @@ def label(variables: dict[str, str]) -> None:
         intended = status(number, basic)["next"].values()
         task = call("GET", f"/api/projects/{number}/next", auth=token)
         hits += task["id"] in intended  # type: ignore[index]
+        if task["id"] not in intended:  # type: ignore[index]
+            missed(token, list(intended), task["id"])  # type: ignore[index]
     note("order", f"{hits} of {ANSWERS} times Label Studio served the image that Rush had decided on")
     note("suggestions", f"{accepted} of {ANSWERS} were right")
     if hits < ANSWERS:
@@ -122,6 +124,14 @@ def label(variables: dict[str, str]) -> None:
     note(
         "training", f"generation {found['generation']} by the worker's container, {found['labelled']} labels"
     )
+
+
+def missed(token: str, intended: list[object], served: object) -> None:
+    """Say what Label Studio knows of both tasks."""
+    print(f"  {time.strftime('%X')} intended {intended}, served {served}")
+    for task in [*intended, served]:
+        rows = call("GET", f"/api/predictions/?task={task}", auth=token)
+        print(f"    predictions of {task}: {[(row['id'], row['score']) for row in rows]}")  # type: ignore[attr-defined, index]
 
 
 def names(project: dict[str, object]) -> dict[str, str]:

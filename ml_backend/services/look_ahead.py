@@ -43,7 +43,7 @@ def look_ahead(queue: Queue, live: LivePool, studio: LabelStudio) -> None:
         if score >= behind:
             return  # something else is in front, or accepted ones have filled the gap behind it
         queue.window.stage(live, task, suggestion, score)
-    queue.window.write(live, task, score, suggestion, studio)
+    queue.window.write(live, task, studio)
 
 
 def _alone(queue: Queue) -> tuple[int, ChainOf]:

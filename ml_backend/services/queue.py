@@ -109,8 +109,8 @@ class Queue:
                 and place.labels == suggestion.labels
             ):
                 return Move(task, suggestion, written=False)
-            score = self.window.stage(live, task, suggestion)
-        self.window.write(live, task, score, suggestion, studio)
+            self.window.stage(live, task, suggestion)
+        self.window.write(live, task, studio)
         return Move(task, suggestion, written=True)
 
     def _choose(self, live: LivePool, annotation: Annotation, again: bool) -> TaskId | None:
@@ -118,7 +118,7 @@ class Queue:
         again = again or chain.source == annotation.id or annotation.task in chain.history
         if again and chain.next is not None and live.is_open(chain.next):
             return chain.next  # the same event once more, or a change of an earlier answer
-        available = self.available(live, annotation.annotator)
+        available = self._servable(live, annotation.annotator)
         between = annotation.task == chain.audit
         if between:  # the chain goes on from where it was
             history = [live.row_of[task] for task in chain.history if task in live.row_of]
@@ -207,6 +207,13 @@ class Queue:
         mask[[live.row_of[task] for task in self.promised(live, annotator)]] = False
         return mask
 
+    def _servable(self, live: LivePool, annotator: int) -> npt.NDArray[np.bool_]:
+        """(n,) available rows less those that Label Studio on PostgreSQL skips, their rows being written."""
+        mask = self.available(live, annotator)
+        served = mask.copy()
+        served[[live.row_of[task] for task in self.window.arriving if task in live.row_of]] = False
+        return served if served.any() else mask
+
     # ---- in the background
 
     def stale(self, live: LivePool) -> bool:
@@ -286,5 +293,5 @@ class Queue:
                 if task not in promised and any(self.window.score(t) > place for t in promised):
                     continue  # a submit meanwhile has promised what stands further behind
                 suggestion = suggest(live, [live.row_of[task]])[0]
-                score = self.window.stage(live, task, suggestion, float(place))
-            self.window.write(live, task, score, suggestion, studio)
+                self.window.stage(live, task, suggestion, float(place))
+            self.window.write(live, task, studio)

@@ -37,21 +37,27 @@ ARRIVAL_SECONDS = 30.0
 class Place:
     """A task's prediction row in Label Studio: its id (0: not known), its score, and the labels it shows.
 
-    While a write of it is under way (``writing``) it is newer than the shared state.
+    ``untold``: what it is to show, until Label Studio knows of it and of the score. While writes of it are
+    under way (``writing`` of them) it is newer than the shared state.
     """
 
     prediction: PredictionId
     score: float
     labels: tuple[str, ...] | None = None
+    untold: Suggestion | None = None
     writing: int = 0
 
 
 class Window:
-    """The predictions of one project as far as we know; every change is told to Label Studio and State."""
+    """The predictions of one project as far as we know; every change is told to Label Studio and State.
+
+    ``arriving``: tasks whose predictions Label Studio is storing in bulk just now.
+    """
 
     def __init__(self, state: State) -> None:
         self.state = state
         self.places: dict[TaskId, Place] = {}
+        self.arriving: frozenset[TaskId] = frozenset()
         self._pending: dict[TaskId, float] = {}
         self._heap: list[tuple[float, TaskId]] = []
         self._lock = threading.RLock()
@@ -113,30 +119,27 @@ class Window:
             self._heap = [(place.score, task) for task, place in self.places.items()]
             heapq.heapify(self._heap)
 
-    def stage(
-        self, live: LivePool, task: TaskId, suggestion: Suggestion, score: float | None = None
-    ) -> float:
-        """Give the task a place, in front of everything or ``score``; ``write`` must follow."""
+    def stage(self, live: LivePool, task: TaskId, suggestion: Suggestion, score: float | None = None) -> None:
+        """Give the task a place, in front of everything or at ``score``; ``write`` must follow."""
         with self._lock:
             if score is None:
                 score = float(self.state.push_scores(live.ref, 1)[0])
             place = self.places.setdefault(task, Place(PredictionId(0), score))
-            place.score, place.labels = score, suggestion.labels
+            place.score, place.labels, place.untold = score, suggestion.labels, suggestion
             place.writing += 1
             heapq.heappush(self._heap, (score, task))
-            return score
 
-    def write(
-        self, live: LivePool, task: TaskId, score: float, suggestion: Suggestion, studio: LabelStudio
-    ) -> None:
-        """One prediction request: PATCH where the task holds one, else create; a lost row is made anew."""
+    def write(self, live: LivePool, task: TaskId, studio: LabelStudio) -> None:
+        """Tell Label Studio the place that was staged last, if nobody has; it knows when this returns.
+
+        One prediction request: PATCH where the task holds one, else create; a lost row is made anew.
+        """
         place = self.places.get(task)
         if place is None:
             return
         try:
             with self._writers[task % len(self._writers)]:
-                if place.score == score:  # else a newer write of this task is under way
-                    self._tell(live, task, place, suggestion, studio)
+                self._tell(live, task, place, studio)
         except RushError as error:
             self._pending.setdefault(task, time.monotonic())  # it may have arrived all the same
             place.labels = None
@@ -145,10 +148,12 @@ class Window:
             with self._lock:
                 place.writing -= 1
 
-    def _tell(
-        self, live: LivePool, task: TaskId, place: Place, suggestion: Suggestion, studio: LabelStudio
-    ) -> None:
-        shown, score, number = result(live.spec, suggestion), place.score, place.prediction
+    def _tell(self, live: LivePool, task: TaskId, place: Place, studio: LabelStudio) -> None:
+        with self._lock:
+            suggestion, score, number = place.untold, place.score, place.prediction
+        if suggestion is None:
+            return
+        shown = result(live.spec, suggestion)
         awaited = not number and task in self._pending
         if awaited:
             number = next((p.id for p in _ours(studio, live, [task])), number)
@@ -163,7 +168,9 @@ class Window:
             self._pending.pop(task, None)
         with self._lock:
             place.prediction = number
-            self.state.set_window(live.ref, {task: (number, place.score)})
+            if place.score == score:  # else it was staged anew meanwhile
+                place.untold = None
+            self.state.set_window(live.ref, {task: (number, score)})
 
     def append(
         self, live: LivePool, tasks: Sequence[TaskId], suggestions: Iterable[Suggestion]
@@ -191,9 +198,11 @@ class Window:
             for (task, suggestion), score in zip(lacking, scores, strict=True)
         ]
         if body:
+            self.arriving = frozenset(task for task, _ in lacking)
             try:
                 studio.import_predictions(live.ref.id, body)
             finally:
+                self.arriving = frozenset()
                 self.resolve(live, studio)
         return len(body)
 
