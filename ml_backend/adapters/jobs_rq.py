@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker, Worker
 from rq.exceptions import StopRequested
 from rq.job import Job
+from rq.worker import DequeueStrategy
 
 from ml_backend.adapters.redis_client import address
 from ml_backend.adapters.take_over import watching
@@ -156,10 +157,11 @@ def held(redis: Redis, name: str) -> Iterator[bool]:
 
 
 def run_worker(url: str, queues: Sequence[str] = QUEUES, *, burst: bool = False) -> None:
-    """Work off the queues, the first one first, until Ctrl+C or SIGTERM, which finishes the current job.
+    """Work off the queues in turn until Ctrl+C or SIGTERM, which finishes the current job.
 
-    Runs in the main thread. A Redis that goes away is waited for. One worker per queue keeps ingest from
-    waiting for a long write-back. ``burst`` returns once the queues are empty. The job of a worker that was
+    In turn, since coordinates are written in many short jobs that each put the next one on the queue. Runs in
+    the main thread. A Redis that goes away is waited for. One worker per queue keeps new images from waiting
+    for a full round. ``burst`` returns once the queues are empty. The job of a worker that was
     killed is queued again within ``LOCK_SECONDS`` and a few more.
     """
     with watching(url, queues):
@@ -173,7 +175,7 @@ def _work(url: str, queues: Sequence[str], burst: bool) -> None:
         worker: WarmWorker | None = None
         try:
             worker = WarmWorker(list(queues), connection=redis, log_job_description=True)
-            worker.work(burst=burst, logging_level="WARNING")
+            worker.work(burst=burst, logging_level="WARNING", dequeue_strategy=DequeueStrategy.ROUND_ROBIN)
         except StopRequested:
             return
         except RedisError as error:

@@ -44,6 +44,14 @@ def train(ref, n=0, seconds=0.0):
     note(f"end train {ref.id} {n} {os.getpid()}")
 
 
+def write_back(ref, url):
+    note(f"begin write_back {ref.id}")
+    time.sleep(0.1)
+    from ml_backend.adapters.jobs_rq import RqJobs
+
+    RqJobs(url, "somejobs").enqueue("write_back", ref, url=url)
+
+
 def project(ref):
     note("failing")
     raise ValueError("the map is upside down")
@@ -158,6 +166,16 @@ def test_ingest_does_not_wait_for_slow_jobs(
     until(lambda: len(lines(folder)) == 1)
     jobs.enqueue("ingest", REF)
     until(lambda: [line[:2] for line in lines(folder)][1:] == [["begin", "ingest"], ["end", "ingest"]])
+
+
+def test_a_job_that_asks_for_itself_again_and_again_keeps_no_other_from_its_turn(
+    jobs: RqJobs, folder: Path, worker: Callable[..., subprocess.Popen[bytes]], redis_url: str
+) -> None:
+    worker(*QUEUES)
+    jobs.enqueue("write_back", REF, url=redis_url)
+    until(lambda: len(lines(folder)) >= 2)
+    jobs.enqueue("train", REF)
+    until(lambda: ["end", "train"] in [line[:2] for line in lines(folder)])
 
 
 def test_jobs_share_one_warm_process(
