@@ -4,8 +4,9 @@ PYTHONPATH=. python bench/certify.py --mnist mnist-test-10k.npz --cifar10 cifar1
 
 With the machine: people label ``--labels`` images in the order of the strategy; the backbone is fine-tuned on
 them (``rush train --full``) and published if it is better; audits are drawn and answered until a set is
-certified (``rush audit``, ``rush certify``); that set is taken over, and people answer what is left. All by
-the product's own code, on people who are never wrong and cost what QuickSort/Rush publishes.
+certified (``rush audit --of-all``, ``rush certify``); that set is taken over; with the audits as labels too
+the backbone is fine-tuned once more, and people answer what is left. All by the product's own code, on people
+who are never wrong and cost what QuickSort/Rush publishes.
 By hand: people answer every image, in random order with and without suggestions, and along chains.
 Runs are kept in the cache folder, so a second call goes on.
 """
@@ -30,20 +31,18 @@ from ml_backend.adapters.features import made_with
 from ml_backend.adapters.finetune_torch import TorchFinetuner
 from ml_backend.adapters.memory import MemoryFeatures
 from ml_backend.domain import Annotation, AnnotationId, Task, TaskId, TaskRecord
-from ml_backend.draw import Target
 from ml_backend.memory_project import REF, MemoryProject
 from ml_backend.ports import Features, LabelStudio
 from ml_backend.services.auditing import ask_more, make_draw
 from ml_backend.services.certificate import Standing, standing
 from ml_backend.services.finetune import FullRound
 from ml_backend.simulation import Options
+from strategies.certify import Target
 from strategies.cost import CORRECT_SECONDS, PAGE_SECONDS
 from strategies.simulate import Person, Session, published
 
 CONFIDENCE = 0.95
 BACKBONE = "efficientnet-lite0"
-DRAWS = 1
-"""Draws at most, one after the other, each from what the ones before have left; δ is shared among them."""
 LOOK = 25
 AUDIT_SECONDS = 1.8
 """Of one audit, class by class, as measured here."""
@@ -180,23 +179,17 @@ def certified(
         pass
     mark("labels")
     project.options = replace(project.options, train_labels=200, rank_every=20)  # for the simulation's speed
-    verdict = full_round(project, images, size, folder)
-    print(verdict, flush=True)
-    learner = project.learner
-    target = Target(error, 1 - (1 - CONFIDENCE) / DRAWS)
-    taken, wrong, audits = 0, 0, 0
-    for number in range(DRAWS):
-        make_draw(
-            REF, project.state, project.artifacts, learner.features, target, share=1.0, seed=seed + number
-        )
-        project.project.happened("audits", {})
-        said = audited(project, session)
-        audits += said.audited
-        if said.accepted is None:
-            break
-        taken, wrong = taken + accept(project, session, said), wrong + said.wrong
-        print(f"{said.audited} audits, {taken} taken over", flush=True)
+    verdicts = [full_round(project, images, size, folder)]
+    print(verdicts[0], flush=True)
+    features, target = project.learner.features, Target(error, CONFIDENCE)
+    make_draw(REF, project.state, project.artifacts, features, target, share=1.0, seed=seed, of_all=True)
+    project.project.happened("audits", {})
+    said = audited(project, session)
+    taken = 0 if said.accepted is None else accept(project, session, said)
     mark("audits")
+    print(f"{said.audited} audits, {taken} taken over", flush=True)
+    verdicts.append(full_round(project, images, size, folder))
+    print(verdicts[1], flush=True)
     while session.turn():
         pass
     mark("rest")
@@ -205,13 +198,13 @@ def certified(
         "data": name,
         "strategy": options.strategy,
         "seed": seed,
-        "verdict": verdict,
+        "verdicts": verdicts,
         "marks": marks,
-        "audits": audits,
+        "audits": said.audited,
         "accepted": taken,
         "right": right,
         "minutes": session.seconds / 60,
-        "certified_error": wrong / len(truth),
+        "certified_error": said.wrong / len(truth),
     }
 
 

@@ -9,7 +9,15 @@ from rich.console import Console
 from ml_backend.draw import Draw
 from ml_backend.errors import BadRequest
 from ml_backend.services.certificate import Standing
-from strategies.certify import audits_needed
+from strategies.certify import Target, audits_needed
+
+
+def target_of(error: float, confidence: float) -> Target:
+    """The target that was asked for; BadRequest where it is none."""
+    for name, value in (("error", error), ("confidence", confidence)):
+        if not 0 < value < 1:
+            raise BadRequest(f"--{name} {value} is outside of (0, 1).", "1 % is 0.01, 95 % is 0.95.")
+    return Target(error, confidence)
 
 
 def show_draw(draw: Draw, project: int, console: Console) -> None:
@@ -18,7 +26,7 @@ def show_draw(draw: Draw, project: int, console: Console) -> None:
     console.print(
         f"Draw {draw.number}: {draw.count} of the {len(draw)} surest open images are audits, in random "
         f"order. About {percent(draw.share)} of what people see are audits, {shown} their suggestions, until "
-        f"they are done.\nTarget: at most {percent(draw.target.error)} wrong, with "
+        f"they are done.\nTarget: at most {wanted(draw.target)}, with "
         f"{percent(draw.target.confidence)} confidence. It and the suggestions of generation "
         f"{draw.generation} are fixed from now on.\n"
         f"Next: label as usual, and look at any time with rush certify --project {project}",
@@ -32,12 +40,21 @@ def show_draw(draw: Draw, project: int, console: Console) -> None:
         )
 
 
-def show_need(project: int, images: int, error: float, confidence: float, console: Console) -> None:
+def wanted(target: Target) -> str:
+    """How many may be wrong, of what."""
+    if target.of:
+        most = f"{percent(target.error)} of all {target.of} labels wrong ({target.tolerated(1)})"
+        return f"{most}, people labelling what is not certified"
+    return f"{percent(target.error)} wrong"
+
+
+def show_need(project: int, images: int, target: Target, console: Console) -> None:
     """Say what a certificate would take where no audit was drawn yet."""
+    error, confidence = target.error, target.confidence
     console.print(f"No audits were drawn in project {project} yet, so nothing is certified.", highlight=False)
     for size, name in ((images, f"all {images} open images"), (images // 2, "the surer half of them")):
-        flawless = audits_needed(error, confidence, 0.0, size) if size else None
-        typical = audits_needed(error, confidence, error / 4, size) if size else None
+        flawless = audits_needed(target, 0.0, size) if size else None
+        typical = audits_needed(target, error / 4, size) if size else None
         if flawless is None or typical is None:
             console.print(f"{name}: too few to certify {percent(error)}.", highlight=False)
             continue
@@ -75,20 +92,21 @@ def show_standing(found: Standing, project: int, human_error: float, console: Co
     draw, target, tested = found.draw, found.draw.target, found.accepted
     say(
         f"Draw {draw.number} of {draw.made}: {found.audited} audits answered in order, {found.waiting} of "
-        f"{draw.count} waiting; target {percent(target.error)} wrong with {percent(target.confidence)}."
+        f"{draw.count} waiting. Target: at most {wanted(target)}, with {percent(target.confidence)} "
+        "confidence."
     )
     if tested is not None:
         say(
             f"[green]{len(found.rest)} images can be taken over now[/]: those with confidence "
             f"{tested.rung.threshold:.3f} or more that nobody has labelled. With "
             f"{percent(target.confidence)} confidence at most {found.wrong} of them get a wrong "
-            f"label ({percent(found.bound)}). All {tested.rung.size} such images together are "
-            f"certified for {percent(target.error)}; {tested.wrong} of the {tested.audited} audits among "
-            "them were wrong."
+            f"label ({percent(found.bound)}). All {tested.rung.size} such images together hold "
+            f"at most {tested.rung.tolerated} wrong suggestions; {tested.wrong} of the {tested.audited} "
+            "audits among them were wrong."
         )
-        if found.bound > target.error:
+        if found.bound > target.rate(tested.rung.size):
             say(
-                f"[yellow]The rest's own bound is above {percent(target.error)}[/], since people have "
+                "[yellow]The rest's own bound is above that of the set[/], since people have "
                 "labelled images of that set. For a tighter one draw anew from what is left."
             )
         add = f", counting people as wrong in {percent(human_error)}" if human_error else ""

@@ -17,6 +17,7 @@ console = Console(stderr=True)
 @click.command()
 @click.option("--project", type=int, required=True, help="Id of the Label Studio project.")
 @click.option("--error", default=0.01, show_default=True, help="Share of suggestions that may be wrong.")
+@click.option("--of-all", is_flag=True, help="--error is a share of all labels; people label the rest.")
 @click.option("--confidence", default=0.95, show_default=True, help="How sure that is to be.")
 @click.option("--count", type=int, help="Number of audits; by default as many as it will probably take.")
 @click.option("--surest", type=float, help="Share of the open images to draw from, the surest ones first.")
@@ -28,6 +29,7 @@ def audit(
     parts_of: Callable[[], Parts],
     project: int,
     error: float,
+    of_all: bool,
     confidence: float,
     count: int | None,
     surest: float | None,
@@ -37,17 +39,22 @@ def audit(
 ) -> None:
     """Mix randomly drawn audits into the queue; what the model says of all open images is frozen."""
     from ml_backend import certify_commands as run
-    from ml_backend.certificate_text import show_draw
-    from ml_backend.draw import Target
+    from ml_backend.certificate_text import show_draw, target_of
 
     parts = parts_of()
     with console.status("Noting what the model says of every open image …"):
         if more is not None:
             draw = run.more_audits(parts, project, more)
         else:
-            target = Target(error, confidence)
             draw = run.draw_audits(
-                parts, project, target, count=count, surest=surest, share=share, hidden=hide_suggestions
+                parts,
+                project,
+                target_of(error, confidence),
+                count=count,
+                surest=surest,
+                share=share,
+                hidden=hide_suggestions,
+                of_all=of_all,
             )
     show_draw(draw, project, console)
 
@@ -79,7 +86,7 @@ def certify(
 ) -> None:
     """Say how many images the machine may label with a proven error bound, and let it."""
     from ml_backend import certify_commands as run
-    from ml_backend.certificate_text import check_target, show_need, show_standing
+    from ml_backend.certificate_text import check_target, show_need, show_standing, target_of
 
     parts = parts_of()
     if take and back:
@@ -91,7 +98,8 @@ def certify(
         return
     draw = run.current_draw(parts, project)
     if draw is None:
-        show_need(project, run.open_images(parts, project), error or 0.01, confidence or 0.95, console)
+        target = target_of(error or 0.01, confidence or 0.95)
+        show_need(project, run.open_images(parts, project), target, console)
         return
     check_target(draw, error, confidence)
     if not take:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ml_backend.bootstrap import Parts
 from ml_backend.domain import Annotation, LabelState, TaskId
-from ml_backend.draw import Draw, Target
+from ml_backend.draw import Draw
 from ml_backend.errors import NotReady
 from ml_backend.label_config import parse_label_config
 from ml_backend.services import accept as accepting
@@ -12,6 +12,7 @@ from ml_backend.services import auditing
 from ml_backend.services.accept import Progress
 from ml_backend.services.certificate import Standing, standing
 from ml_backend.services.labels import settle_all
+from strategies.certify import Target
 
 
 def draw_audits(
@@ -23,6 +24,7 @@ def draw_audits(
     surest: float | None = None,
     share: float = auditing.SHARE,
     hidden: bool = False,
+    of_all: bool = False,
 ) -> Draw:
     """Draw audits from the open images and mix them into the queue."""
     ref = parts.ref(project)
@@ -36,6 +38,7 @@ def draw_audits(
         surest=surest,
         share=share,
         hidden=hidden,
+        of_all=of_all,
     )
 
 

@@ -10,16 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.domain import TaskId
+from strategies.certify import Target
 
 ARRAYS = ("tasks", "suggested", "confidences")
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What is to be certified, with ``confidence``: at most ``error`` of a set's suggestions are wrong."""
-
-    error: float
-    confidence: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +66,7 @@ class Draw:
             "made": self.made,
             "seed": self.seed,
             "generation": self.generation,
-            "target": [self.target.error, self.target.confidence],
+            "target": [self.target.error, self.target.confidence, self.target.of],
             "planned": self.planned,
             "count": self.count,
             "share": self.share,

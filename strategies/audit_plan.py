@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from strategies.base import StrategyError
-from strategies.certify import MIXTURE, Rung, audits_needed, evidence, tolerated_of
+from strategies.certify import MIXTURE, Rung, Target, audits_needed, evidence
 
 Array = npt.NDArray[Any]
 
@@ -44,7 +44,7 @@ class Plan:
     chance: float
 
 
-def ladder(confidences: Array, error: float, confidence: float, audits: int) -> list[Rung]:
+def ladder(confidences: Array, target: Target, audits: int) -> list[Rung]:
     """Return the sets to test, in order: at most STEPS, each holding the ones before it.
 
     ``confidences`` (N,) of the whole frame, ``audits`` planned in it. The first set is the one that passes
@@ -52,29 +52,31 @@ def ladder(confidences: Array, error: float, confidence: float, audits: int) -> 
     The last is the frame. Where no set has a chance the surer half is the first, or four fifths where the
     confidences nearly do.
     """
-    if not 0 < error < 1 or not 0 < confidence < 1:
-        raise StrategyError(f"error {error} and confidence {confidence} must be inside of (0, 1).")
     total = len(confidences)
     if not total or not np.isfinite(confidences).all():
         raise StrategyError(f"{total} confidences, all of them finite numbers, are no set to certify.")
     falling = np.sort(np.asarray(confidences))[::-1]
     rates = expected_errors(falling)
     tail = np.clip(np.arange(1, total + 1) - (1 - TAIL) * total, 0, None) / (TAIL * total)
-    rates += TAIL_DOUBT * error * tail * total / np.arange(1, total + 1)
+    rates += TAIL_DOUBT * target.rate(total) * tail * total / np.arange(1, total + 1)
     sizes = np.unique(np.linspace(total / STEPS, total, STEPS).round().clip(1).astype(np.int64))
     chances = [
-        chance(_at_least(audits, size / total), size, error, confidence, float(rates[size - 1]))
+        chance(_at_least(audits, size / total), size, target, float(rates[size - 1]))
+        if target.tolerated(size) < size
+        else 0.0  # so small that all of it may be wrong; the sets after it need not have a chance
         for size in sizes.tolist()
     ]
     best, most = max(chances), max(len(sizes) * 4 // 5 - 1, 0)
-    first = most if rates[sizes[most] - 1] <= error + SLACK else len(sizes) // 2
+    first = most if rates[sizes[most] - 1] <= target.rate(int(sizes[most])) + SLACK else len(sizes) // 2
     if best > HOPELESS:
-        first = next(n for n, found in enumerate(chances) if found >= best - 0.01)
+        good = [found >= best - 0.01 for found in chances]
+        last = max(n for n, one in enumerate(good) if one)
+        first = next((n + 1 for n in range(last, -1, -1) if not good[n]), 0)
     rungs: dict[float, Rung] = {}
     for size in sizes[first:]:
         threshold = float(falling[size - 1])
         whole = int((falling >= threshold).sum())  # equal confidences stay together
-        rungs[threshold] = Rung(threshold, whole, tolerated_of(error, whole))
+        rungs[threshold] = Rung(threshold, whole, target.tolerated(whole))
     return list(rungs.values())
 
 
@@ -83,31 +85,45 @@ def _at_least(audits: int, share: float) -> int:
     return max(int(audits * share - 2 * (audits * share * (1 - share)) ** 0.5), 1)
 
 
-def plan(confidences: Array, error: float, confidence: float) -> Plan:
+def plan(confidences: Array, target: Target) -> Plan:
     """Return from how many of the surest items to draw how many audits, to save people most answers.
 
-    ``confidences`` (N,) of all open items. Where they give no set a chance, the surer half is the frame (all
-    but the last twentieth where they nearly do), and there are audits for the surer half of that with a
-    quarter of the tolerated errors.
+    ``confidences`` (N,) of all open items; ``chance`` is that of the set the plan was made for. Where they
+    give no set a chance, the surer half is the frame (all but the last twentieth where they nearly do), and
+    there are audits for the surer half of that with a quarter of the tolerated errors.
     """
     total = len(confidences)
     falling = np.sort(np.asarray(confidences))[::-1]
     rates = expected_errors(falling)
     best: Plan | None = None
-    for size in np.unique(np.geomspace(max(total / 50, 1), total, 24).astype(np.int64)).tolist():
+    sizes = np.concatenate([np.geomspace(max(total / 50, 1), total, 20), np.linspace(total / 2, total, 11)])
+    for size in np.unique(sizes.astype(np.int64).clip(1)).tolist():
         for audits in np.unique(np.geomspace(1, size, 40).astype(np.int64)).tolist():
             if size - audits <= (0 if best is None else best.size - best.audits):
                 break
-            found = chance(audits, size, error, confidence, float(rates[size - 1]))
+            found = chance(audits, size, target, float(rates[size - 1]))
             if found >= POWER:
                 best = Plan(size, audits, found)
                 break
     if best is not None:
-        return best
+        return _wider(best, rates, target) if target.of else best
     most = max(int((1 - TAIL) * total), 1)
-    size = most if rates[most - 1] <= error + SLACK else max(total // 2, 1)
-    needed = audits_needed(error, confidence, error / MIXTURE, max(size // 2, 1)) or size
+    size = most if rates[most - 1] <= target.rate(most) + SLACK else max(total // 2, 1)
+    half = max(size // 2, 1)
+    needed = audits_needed(target, target.rate(half) / MIXTURE, half) or size
     return Plan(size, min(2 * needed, size), 0.0)
+
+
+def _wider(best: Plan, rates: Array, target: Target) -> Plan:
+    """The plan with the largest frame that has any chance at all, and as dense audits.
+
+    Where people label the rest, audits of what is not certified in the end were no labour lost.
+    """
+    for size in np.linspace(len(rates), best.size, 21).astype(np.int64).tolist():
+        audits = round(best.audits * size / best.size)
+        if chance(audits, size, target, float(rates[size - 1])) >= HOPELESS:
+            return Plan(size, audits, best.chance)
+    return best
 
 
 def expected_errors(falling: Array) -> npt.NDArray[np.float64]:
@@ -115,15 +131,14 @@ def expected_errors(falling: Array) -> npt.NDArray[np.float64]:
     return np.cumsum(1 - falling.astype(np.float64)) / np.arange(1, len(falling) + 1)
 
 
-def chance(audits: int, size: int, error: float, confidence: float, expected_error: float) -> float:
+def chance(audits: int, size: int, target: Target, expected_error: float) -> float:
     """Return the probability that ``audits`` among ``size`` items certify them (binomial errors)."""
-    tolerated = tolerated_of(error, size)
-    rate = min(1.0, expected_error + DOUBT * error)
+    tolerated = target.tolerated(size)
+    rate = min(1.0, expected_error + DOUBT * target.rate(size))
     low, high = -1, min(audits, tolerated)
     while low < high:  # most wrong audits that still pass
         middle = (low + high + 1) // 2
-        found = float(evidence(np.array([middle]), np.array([audits]), size, tolerated)[0])
-        if found >= -np.log1p(-confidence):
+        if float(evidence(np.array([middle]), np.array([audits]), size, tolerated)[0]) >= target.proof:
             low = middle
         else:
             high = middle - 1

@@ -43,6 +43,39 @@ MIXTURE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
+class Target:
+    """What is to be certified, with ``confidence``: of every ``of`` labels at most ``error`` are wrong.
+
+    By default (``of`` 0) these are the suggestions of the certified set. Where ``of`` counts all labels that
+    there will be, people's included, a set may hold all the errors that they may: what people say is right.
+    Raises StrategyError for numbers outside of (0, 1).
+    """
+
+    error: float
+    confidence: float
+    of: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.error < 1 or not 0 < self.confidence < 1:
+            raise StrategyError(
+                f"An error of {self.error} and a confidence of {self.confidence} must be inside of (0, 1)."
+            )
+
+    def tolerated(self, size: int) -> int:
+        """How many of a set of ``size`` suggestions may be wrong."""
+        return int(np.floor(self.error * max(self.of, size) + 1e-9))
+
+    def rate(self, size: int) -> float:
+        """The share of a set of ``size`` that may be wrong."""
+        return self.error * max(self.of, size) / size
+
+    @property
+    def proof(self) -> float:
+        """The log e-value from which on a set is certified."""
+        return float(-np.log1p(-self.confidence))
+
+
+@dataclass(frozen=True, slots=True)
 class Rung:
     """One set {confidence ≥ threshold} of the frame: its size, and how many may be wrong in it."""
 
@@ -126,45 +159,33 @@ def _falling(x: Any, k: Any) -> Any:
     return gammaln(x + 1) - gammaln(x - k + 1)
 
 
-def tolerated_of(error: float, population: int) -> int:
-    """Return how many of ``population`` items may be wrong at an error rate."""
-    return int(np.floor(error * population + 1e-9))
-
-
 def audits_needed(
-    error: float,
-    confidence: float,
-    expected_error: float,
-    population: int,
-    *,
-    audited: int = 0,
-    wrong: int = 0,
+    target: Target, expected_error: float, population: int, *, audited: int = 0, wrong: int = 0
 ) -> int | None:
     """Return how many audits in all certify a set of ``population`` items, if errors come as expected.
 
-    That is: at most ``error`` of them wrong, ``expected_error`` of the audits wrong (rounded up), beginning
-    with ``wrong`` among ``audited``, looking as often as one likes. None where auditing everything would
-    find too many.
+    That is: ``expected_error`` of the audits wrong (rounded up), beginning with ``wrong`` among ``audited``,
+    looking as often as one likes. None where auditing everything would find too many.
     """
-    _check(wrong, audited, population, confidence)
-    n = np.arange(max(audited, 1), population + 1)
+    _check(wrong, audited, population, target.confidence)
+    n = np.arange(audited, population + 1)
     k = np.minimum(wrong + np.ceil((n - audited) * expected_error - 1e-9), n)
-    passed = evidence(k, n, population, tolerated_of(error, population)) >= -np.log1p(-confidence)
+    passed = evidence(k, n, population, target.tolerated(population)) >= target.proof
     return int(n[passed.argmax()]) if passed.any() else None
 
 
-def audits_once(error: float, confidence: float, expected_error: float, population: int) -> int | None:
+def audits_once(target: Target, expected_error: float, population: int) -> int | None:
     """Return ``audits_needed`` for a single look at a number of audits that was fixed in advance.
 
     The exact hypergeometric test: what repeated looks cost is the difference.
     """
-    _check(0, 0, population, confidence)
-    tolerated = tolerated_of(error, population)
+    _check(0, 0, population, target.confidence)
+    tolerated = target.tolerated(population)
     for wrong in range(tolerated + 1):
         low, high = wrong + 1, population
         while low < high:
             middle = (low + high) // 2
-            if hypergeometric_upper(wrong, middle, population, confidence) <= tolerated:
+            if hypergeometric_upper(wrong, middle, population, target.confidence) <= tolerated:
                 high = middle
             else:
                 low = middle + 1
@@ -173,12 +194,12 @@ def audits_once(error: float, confidence: float, expected_error: float, populati
     return None
 
 
-def certify(rungs: Sequence[Rung], confidences: Array, wrong: Array, confidence: float) -> Certificate:
+def certify(rungs: Sequence[Rung], confidences: Array, wrong: Array, target: Target) -> Certificate:
     """Test the sets in their order and return the largest that the audits certify.
 
     ``confidences`` and ``wrong`` (n,) of the audits, in the random order in which they were drawn, without a
-    gap. With probability at least ``confidence``, at no time during the audits does the accepted set hold
-    more than ``Rung.tolerated`` wrong suggestions. What was certified once stays so.
+    gap. With probability at least ``target.confidence``, at no time during the audits does the accepted set
+    hold more than ``Rung.tolerated`` wrong suggestions. What was certified once stays so.
     """
     confidences, wrong = np.asarray(confidences), np.asarray(wrong, bool)
     if confidences.shape != wrong.shape:
@@ -193,7 +214,7 @@ def certify(rungs: Sequence[Rung], confidences: Array, wrong: Array, confidence:
         best = float(evidence(counts[1], counts[0], rung.size, rung.tolerated).max())
         result = Tested(rung, len(mine), int(mine.sum()), float(np.exp(-max(best, 0.0))))
         tested.append(result)
-        if best < -np.log1p(-confidence):
+        if best < target.proof:
             return Certificate(accepted, result, tuple(tested))
         accepted = result
     return Certificate(accepted, None, tuple(tested))

@@ -11,14 +11,14 @@ from typing import cast
 import numpy as np
 
 from ml_backend.domain import LabelState, ProjectRef, Suggestion, TaskId
-from ml_backend.draw import Draw, Target
+from ml_backend.draw import Draw
 from ml_backend.errors import BadRequest, NotReady
 from ml_backend.label_config import parse_label_config
 from ml_backend.ports import Artifacts, Features, Index, State
 from ml_backend.services.live import LivePool
 from ml_backend.services.suggest import suggest
 from strategies.audit_plan import plan
-from strategies.certify import MIXTURE, audits_needed
+from strategies.certify import MIXTURE, Target, audits_needed
 
 SHARE = 0.5
 """Share of what people are served that are audits."""
@@ -26,9 +26,10 @@ SHARE = 0.5
 
 def frozen(
     ref: ProjectRef, state: State, artifacts: Artifacts, features: Features
-) -> tuple[list[tuple[TaskId, Suggestion]], int]:
+) -> tuple[list[tuple[TaskId, Suggestion]], int, int]:
     """What the model says now of every open task that it can say something about, and its generation.
 
+    And how many labels there will be once everything open is labelled, less those that a machine gave.
     Raises NotReady where there is no generation or nothing is suggested.
     """
     generation = artifacts.generation(ref)
@@ -45,7 +46,8 @@ def frozen(
         raise NotReady(
             f"Project {ref.id} has no open image with a suggestion.", "Label some first, then draw audits."
         )
-    return found, generation.number
+    labels = int(np.isin(pool.states, (LabelState.OPEN, LabelState.LABELLED)).sum())
+    return found, generation.number, labels
 
 
 def make_draw(
@@ -59,24 +61,27 @@ def make_draw(
     surest: float | None = None,
     share: float = SHARE,
     hidden: bool = False,
+    of_all: bool = False,
     seed: int | None = None,
 ) -> Draw:
     """Freeze the open tasks, put them in random order, publish the draw and tell the queue.
 
     The frame are the ``surest`` share of the open tasks, ``count`` of them audits; by default what
-    ``audit_plan.plan`` says: audits of images that won't be taken over anyway would be lost. Raises
-    BadRequest for numbers that make no sense, NotReady where nothing is suggested yet.
+    ``audit_plan.plan`` says: audits of images that won't be taken over anyway would be lost. ``of_all``: the
+    target's errors are a share of all labels that there will be. Raises BadRequest for numbers that make no
+    sense, NotReady where nothing is suggested yet.
     """
-    _check(target, share, count, surest)
-    found, generation = frozen(ref, state, artifacts, features)
+    _check(share, count, surest)
+    found, generation, labels = frozen(ref, state, artifacts, features)
+    target = replace(target, of=labels) if of_all else target
     found.sort(key=lambda each: -each[1].confidence)
     confidences = np.array([suggestion.confidence for _, suggestion in found], np.float32)
     if surest is None:
-        planned = plan(confidences, target.error, target.confidence)
+        planned = plan(confidences, target)
         size, audits = planned.size, planned.audits
     else:
         size = math.ceil(surest * len(found))
-        audits = audits_needed(target.error, target.confidence, target.error / MIXTURE, size) or size
+        audits = audits_needed(target, target.rate(size) / MIXTURE, size) or size
     found, confidences = found[:size], confidences[:size]
     audits = min(audits if count is None else count, size)
     seed = secrets.randbits(63) if seed is None else seed
@@ -117,10 +122,7 @@ def ask_more(ref: ProjectRef, state: State, artifacts: Artifacts, more: int) -> 
     return longer
 
 
-def _check(target: Target, share: float, count: int | None, surest: float | None) -> None:
-    for name, value in (("error", target.error), ("confidence", target.confidence)):
-        if not 0 < value < 1:
-            raise BadRequest(f"--{name} {value} is outside of (0, 1).", "1 % is 0.01, 95 % is 0.95.")
+def _check(share: float, count: int | None, surest: float | None) -> None:
     if surest is not None and not 0 < surest <= 1:
         raise BadRequest(
             f"--surest {surest} is outside of (0, 1].", "0.5 draws from the surer half, 1 from all."

@@ -23,10 +23,11 @@ class Standing:
 
     ``accepted``: the largest certified set, None so far where there is none. ``rest``: positions in the draw
     of its images that nobody has answered; at most ``wrong`` of their suggestions are wrong, a rate of
-    ``bound``. That may lie above the target, which is for the whole set, where people have answered many of
-    those that were right. ``more``: audits still to be answered until the next set is certified if errors
-    come as they came so far, None where too many were wrong. ``refuted``: people have found more wrong
-    suggestions in a certified set than it may hold: the promise failed, as it may in a few cases.
+    ``bound``. That may lie above the target, which is for the whole set or for all labels, where people have
+    answered many of those that were right. ``more``: audits still to be answered until the next set is
+    certified if errors come as they came so far, None where too many were wrong. ``refuted``: people have
+    found more wrong suggestions in a certified set than it may hold: the promise failed, as it may in a few
+    cases.
     ``overall`` bounds the error of people's ``human`` labels and the rest together; ``earlier`` labels that
     were taken over under other certificates are not in it. ``seconds``: mean time of an answer, 0 where
     unknown.
@@ -69,8 +70,8 @@ def standing(
     unanswered = np.isnan(outcomes)
     audited = int(unanswered.argmax()) if unanswered.any() else len(draw)
     target = draw.target
-    rungs = ladder(draw.confidences, target.error, target.confidence, draw.planned)
-    certificate = certify(rungs, draw.confidences[:audited], outcomes[:audited] == 0, target.confidence)
+    rungs = ladder(draw.confidences, target, draw.planned)
+    certificate = certify(rungs, draw.confidences[:audited], outcomes[:audited] == 0, target)
     alive = np.array([int(task) in there for task in draw.tasks.tolist()], bool)
     by_people = alive & ~unanswered
     accepted, wrong = None, 0
@@ -125,9 +126,7 @@ def _more(draw: Draw, failed: Tested | None) -> int | None:
     if failed is None:
         return 0
     target, rung = draw.target, failed.rung
-    error = target.error
-    expected = (failed.wrong + 1) / (failed.audited + MIXTURE / error)  # a few audits prove nothing
-    needed = audits_needed(
-        error, target.confidence, expected, rung.size, audited=failed.audited, wrong=failed.wrong
-    )
+    tolerated = target.rate(rung.size)
+    expected = (failed.wrong + 1) / (failed.audited + MIXTURE / tolerated)  # a few audits prove nothing
+    needed = audits_needed(target, expected, rung.size, audited=failed.audited, wrong=failed.wrong)
     return None if needed is None else math.ceil((needed - failed.audited) * len(draw) / rung.size)

@@ -11,9 +11,10 @@ import pytest
 
 from ml_backend.adapters.artifacts import FileArtifacts
 from ml_backend.domain import SPACE_DIM, ProjectRef
-from ml_backend.draw import Draw, Target
+from ml_backend.draw import Draw
 from ml_backend.errors import StoreError
 from ml_backend.generation import Generation, Head, Pca, Projection
+from strategies.certify import Target
 
 REF = ProjectRef("http://localhost:8080", 3)
 WIDTH = 96
@@ -95,7 +96,7 @@ def test_a_draw_comes_back_as_it_was(tmp_path):
     artifacts = FileArtifacts(tmp_path)
     assert artifacts.draw(REF) is None
     wanted = Draw(
-        3, "2026-01-01", 2**62 + 1, 7, Target(0.01, 0.95), 5, 6, 0.5, True, (("a", "b"), ("ü",)),
+        3, "2026-01-01", 2**62 + 1, 7, Target(0.01, 0.95, 9), 5, 6, 0.5, True, (("a", "b"), ("ü",)),
         np.arange(9), np.zeros(9, np.int32), np.linspace(0, 1, 9, dtype=np.float32),
     )  # fmt: skip
     artifacts.publish_draw(REF, wanted)

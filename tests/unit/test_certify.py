@@ -12,6 +12,7 @@ from strategies import StrategyError
 from strategies.audit_plan import ladder
 from strategies.certify import (
     Rung,
+    Target,
     audits_needed,
     audits_once,
     binomial_upper,
@@ -19,7 +20,6 @@ from strategies.certify import (
     evidence,
     hypergeometric_upper,
     overall_error,
-    tolerated_of,
 )
 
 
@@ -109,12 +109,12 @@ def test_certificates_are_violated_no_more_often_than_promised(sure, unsure):
     random, delta, runs = np.random.default_rng(7), 0.1, 1500
     rates = np.where(np.arange(1500) < 750, sure, unsure)
     confidences = (1 - rates - 1e-6 * np.arange(1500)).astype(np.float32)
-    rungs = ladder(confidences, 0.05, 1 - delta, 300)
+    rungs = ladder(confidences, Target(0.05, 1 - delta), 300)
     violated = accepted = 0
     for _ in range(runs):
         wrong = random.random(1500) < rates
         order = random.permutation(1500)[:500]
-        found = certify(rungs, confidences[order], wrong[order], 1 - delta).accepted
+        found = certify(rungs, confidences[order], wrong[order], Target(0.05, 1 - delta)).accepted
         if found is not None:
             accepted += 1
             violated += wrong[confidences >= found.rung.threshold].sum() > found.rung.tolerated
@@ -122,15 +122,35 @@ def test_certificates_are_violated_no_more_often_than_promised(sure, unsure):
     assert sure > 0.03 or accepted > 0.3 * runs, "a good model is to be certified"
 
 
+def test_errors_of_all_labels_are_certified_no_more_often_wrongly_than_promised():
+    """Where people label the rest, a set may hold all the errors that all labels may."""
+    random, delta, runs, total = np.random.default_rng(8), 0.1, 400, 1500
+    rates = np.linspace(0.0, 0.3, total)
+    confidences = (1 - rates).astype(np.float32)
+    target = Target(0.05, 1 - delta, of=2000)
+    rungs = ladder(confidences, target, 300)
+    assert {rung.tolerated for rung in rungs} == {100}
+    violated, sizes = 0, []
+    for _ in range(runs):
+        wrong = random.random(total) < rates
+        order = random.permutation(total)[:300]
+        found = certify(rungs, confidences[order], wrong[order], target).accepted
+        if found is not None:
+            sizes.append(found.rung.size)
+            violated += wrong[confidences >= found.rung.threshold].sum() > 100
+    assert violated <= delta * runs + 3 * np.sqrt(delta * (1 - delta) * runs)
+    assert np.mean(sizes) > 700, "half of them are wrong in 75 cases"
+
+
 def test_once_certified_stays_certified_whatever_comes_after():
     confidences = np.linspace(0, 1, 2000, dtype=np.float32)
     random = np.random.default_rng(0)
     order = random.permutation(2000)
-    rungs = ladder(confidences, 0.05, 0.95, 150)
+    rungs = ladder(confidences, Target(0.05, 0.95), 150)
     right = np.zeros(400, bool)
-    before = certify(rungs, confidences[order[:200]], right[:200], 0.95)
+    before = certify(rungs, confidences[order[:200]], right[:200], Target(0.05, 0.95))
     right[200:] = True
-    after = certify(rungs, confidences[order[:400]], right, 0.95)
+    after = certify(rungs, confidences[order[:400]], right, Target(0.05, 0.95))
     assert before.accepted is not None
     assert after.accepted is not None
     assert after.accepted.rung.size >= before.accepted.rung.size
@@ -142,38 +162,38 @@ def test_testing_ends_at_the_first_set_that_fails():
     wrong = np.concatenate([np.zeros(200), np.ones(200), np.zeros(200)]).astype(bool)
     order = np.random.default_rng(0).permutation(600)
     confidences, wrong = confidences[order], wrong[order]
-    found = certify(rungs, confidences, wrong, 0.95)
+    found = certify(rungs, confidences, wrong, Target(0.05, 0.95))
     assert found.accepted.rung == rungs[0]
     assert found.failed.rung == rungs[1]
     assert [tested.rung for tested in found.tested] == rungs[:2]
-    assert certify(rungs, confidences[:0], wrong[:0], 0.95).accepted is None
+    assert certify(rungs, confidences[:0], wrong[:0], Target(0.05, 0.95)).accepted is None
 
 
 @pytest.mark.parametrize("population", [500, 10_000, 100_000])
 @pytest.mark.parametrize("expected", [0.0, 0.0025])
 def test_the_audits_said_to_be_needed_are_just_enough(population, expected):
-    needed = audits_needed(0.01, 0.95, expected, population)
-    rung = Rung(0.0, population, tolerated_of(0.01, population))
+    needed = audits_needed(Target(0.01, 0.95), expected, population)
+    rung = Rung(0.0, population, Target(0.01, 0.95).tolerated(population))
 
     def passes(audits):
         wrong = np.zeros(audits, bool)
         wrong[: int(np.ceil(audits * expected - 1e-9))] = True  # the worst order: errors first
-        return certify([rung], np.ones(audits), wrong, 0.95).accepted is not None
+        return certify([rung], np.ones(audits), wrong, Target(0.01, 0.95)).accepted is not None
 
     assert passes(needed)
     assert not passes(needed - 1)
-    assert audits_once(0.01, 0.95, expected, population) < needed < population
+    assert audits_once(Target(0.01, 0.95), expected, population) < needed < population
 
 
 def test_what_a_single_look_needs_is_the_textbook_number():
-    assert audits_once(0.01, 0.95, 0.0, 10**7) == 299  # (1 - 0.01) ** 299 <= 0.05
+    assert audits_once(Target(0.01, 0.95), 0.0, 10**7) == 299  # (1 - 0.01) ** 299 <= 0.05
 
 
 def test_audits_that_came_in_count():
-    from_start = audits_needed(0.01, 0.95, 0.0, 10_000)
-    assert audits_needed(0.01, 0.95, 0.0, 10_000, audited=200) == from_start
-    assert audits_needed(0.01, 0.95, 0.0, 10_000, audited=200, wrong=2) > from_start
-    assert audits_needed(0.01, 0.95, 0.5, 10_000) is None
+    from_start = audits_needed(Target(0.01, 0.95), 0.0, 10_000)
+    assert audits_needed(Target(0.01, 0.95), 0.0, 10_000, audited=200) == from_start
+    assert audits_needed(Target(0.01, 0.95), 0.0, 10_000, audited=200, wrong=2) > from_start
+    assert audits_needed(Target(0.01, 0.95), 0.5, 10_000) is None
 
 
 def test_the_error_of_all_labels_is_weighed():
@@ -188,8 +208,8 @@ def test_the_error_of_all_labels_is_weighed():
         lambda: binomial_upper(3, 2, 0.9),
         lambda: hypergeometric_upper(0, 11, 10, 0.9),
         lambda: hypergeometric_upper(0, 5, 10, 1.0),
-        lambda: certify([Rung(0.0, 5, 0)], np.zeros(3), np.zeros(2), 0.9),
-        lambda: certify([Rung(0.0, 2, 0)], np.ones(3), np.zeros(3), 0.9),
+        lambda: certify([Rung(0.0, 5, 0)], np.zeros(3), np.zeros(2), Target(0.05, 0.9)),
+        lambda: certify([Rung(0.0, 2, 0)], np.ones(3), np.zeros(3), Target(0.05, 0.9)),
     ],
 )
 def test_impossible_numbers_are_refused(call):

@@ -10,8 +10,9 @@ import redis
 
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import AnnotationId, TaskId
-from ml_backend.draw import Draw, Target
+from ml_backend.draw import Draw
 from ml_backend.services.auditing import ask_more, make_draw
+from strategies.certify import Target
 from tests.fakes import World
 
 AUDITS = [TaskId(n) for n in (5, 14, 26, 28)]
@@ -188,6 +189,14 @@ def test_a_draw_from_the_surest_leaves_the_others_out(world: World) -> None:
     assert len(part) == 14
     assert part.confidences.min() >= np.sort(whole.confidences)[-14]
     assert 1 <= len(make_draw(*parts, Target(0.1, 0.9))) <= len(whole)
+
+
+def test_errors_may_be_a_share_of_all_labels_that_there_will_be(world: World) -> None:
+    for task in (1, 2, 3):
+        world.answer(TaskId(task))
+    parts = (world.ref, world.state, world.backend.artifacts, world.features)
+    draw = make_draw(*parts, Target(0.1, 0.9), surest=0.5, of_all=True)
+    assert (len(draw), draw.target.of, draw.target.tolerated(len(draw))) == (14, 30, 3)
 
 
 def test_every_task_is_equally_likely_to_be_an_audit(world: World) -> None:
