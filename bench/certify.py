@@ -2,11 +2,11 @@
 
 PYTHONPATH=. python bench/certify.py --mnist mnist-test-10k.npz --cifar10 cifar10-test.tar --cache DIR
 
-With the machine: people label ``--labels`` images in the order of the strategy; the backbone is fine-tuned on
-them (``rush train --full``) and published if it is better; audits are drawn and answered until a set is
-certified (``rush audit --of-all``, ``rush certify``); that set is taken over; with the audits as labels too
-the backbone is fine-tuned once more, and people answer what is left. All by the product's own code, on people
-who are never wrong and cost what QuickSort/Rush publishes.
+With the machine: people label so many images in the order of the strategy, and at each of the numbers given
+the backbone is fine-tuned on them (``rush train --full``) and published if it is better; audits are drawn and
+answered until a set is certified (``rush audit --of-all``, ``rush certify``); that set is taken over, and
+people answer what is left. All by the product's own code, on people who are never wrong and cost what
+QuickSort/Rush publishes.
 By hand: people answer every image, in random order with and without suggestions, and along chains.
 Runs are kept in the cache folder, so a second call goes on.
 """
@@ -43,6 +43,7 @@ from strategies.simulate import Person, Session, published
 
 CONFIDENCE = 0.95
 BACKBONE = "efficientnet-lite0"
+SELF_EPOCHS = 10
 LOOK = 25
 AUDIT_SECONDS = 1.8
 """Of one audit, class by class, as measured here."""
@@ -89,7 +90,7 @@ def full_round(project: MemoryProject, images: list[bytes], size: int, folder: P
         project.learner,
         project.learner_on,
         embed,
-        TorchFinetuner(BACKBONE, size, "cpu", folder),
+        TorchFinetuner(BACKBONE, size, "cpu", folder, epochs=SELF_EPOCHS),
         cast(LabelStudio, Pictures(images)),
         told,
     ).run(REF)
@@ -175,12 +176,14 @@ def certified(
             flush=True,
         )
 
-    while session.turns < options.labels[name] and session.turn():
-        pass
-    mark("labels")
+    verdicts = []
+    for labels in options.labels[name]:
+        while session.turns < labels and session.turn():
+            pass
+        mark("labels")
+        verdicts.append(full_round(project, images, size, folder))
+        print(verdicts[-1], flush=True)
     project.options = replace(project.options, train_labels=200, rank_every=20)  # for the simulation's speed
-    verdicts = [full_round(project, images, size, folder)]
-    print(verdicts[0], flush=True)
     features, target = project.learner.features, Target(error, CONFIDENCE)
     make_draw(REF, project.state, project.artifacts, features, target, share=1.0, seed=seed, of_all=True)
     project.project.happened("audits", {})
@@ -188,8 +191,6 @@ def certified(
     taken = 0 if said.accepted is None else accept(project, session, said)
     mark("audits")
     print(f"{said.audited} audits, {taken} taken over", flush=True)
-    verdicts.append(full_round(project, images, size, folder))
-    print(verdicts[1], flush=True)
     while session.turn():
         pass
     mark("rest")
@@ -242,8 +243,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--strategies", nargs="+", default=["rush", "random"])
-    parser.add_argument("--mnist-labels", type=int, default=300)
-    parser.add_argument("--cifar10-labels", type=int, default=600)
+    parser.add_argument("--mnist-labels", type=int, nargs="+", default=[100, 200])
+    parser.add_argument("--cifar10-labels", type=int, nargs="+", default=[600])
     parser.add_argument("--hand", action="store_true", help="also every image by hand, which takes long")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
@@ -261,7 +262,8 @@ def main() -> None:
         for seed in range(options.seeds):
             for strategy in options.strategies:
                 options.strategy = strategy
-                file = at / f"{name}-{strategy}-{options.labels[name]}-{options.size[name]}-{seed}.json"
+                labels_ = "+".join(map(str, options.labels[name]))
+                file = at / f"{name}-{strategy}-{labels_}-{options.size[name]}-{seed}.json"
                 runs.append(kept(file, lambda: certified(name, stored, truth, images, options, seed)))  # noqa: B023
         if options.hand:
             for strategy in ("random", "cluster_chain"):

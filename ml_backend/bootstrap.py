@@ -208,6 +208,7 @@ class Parts:
             self._networks,
             self._limits,
             processes=settings.gpus,
+            epochs=settings.self_epochs,
         )
 
     @cached_property

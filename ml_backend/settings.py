@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     gpus: int = Field(
         0, ge=0, description="GPUs that a full round trains on together; 0 takes all there are."
     )
+    self_epochs: int | None = Field(
+        None,
+        ge=0,
+        description="Times that a full round's self-training sees every image without a label: more is "
+        "better and slower. Not set: 20 on a GPU, else as few as give it the steps that the labels had.",
+    )
     allowed_hosts: str = Field(
         "", description="Other hosts that images may be fetched from, comma separated; * allows all."
     )

@@ -38,13 +38,16 @@ from ml_backend.generation import Array
 log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
-RECIPE = "4"
+RECIPE = "5"
 """Part of the name of the weights: another recipe trains anew."""
 BATCH = 32
 LEAST_STEPS = 25
 """Steps between two looks at the watched images, where an epoch is shorter."""
 SELF_BATCH = 96
 """Images without a label beside the ``BATCH`` labelled ones of a step."""
+GPU_EPOCHS = 20
+"""Times that self-training on a GPU sees every image without a label: on MNIST 2 epochs after 200 labels gave
+98.6 % right, 5 gave 99.1, 10 gave 99.3."""
 SURE = 0.95
 """Probability from which on the network's own suggestion counts as a label in self-training."""
 PATIENCE = 1 / 3
@@ -58,6 +61,8 @@ class TorchFinetuner:
     """``ports.Finetuner`` with AdamW, a warm-up and a cosine; on a GPU in bfloat16 and channels_last.
 
     Where there are several GPUs each trains on batches of its own (``processes``, 0: one per GPU).
+    Self-training takes ``epochs`` over the images without a label (None: GPU_EPOCHS, without a GPU as few as
+    give it the steps that the labels had), never fewer steps than the labels had.
     Keeps the weights of the least loss on the watched images, as safetensors in ``folder``. Raises what
     ``torch_device``, ``backbones.backbone`` and ``pixels_to_features`` raise.
     """
@@ -73,12 +78,15 @@ class TorchFinetuner:
         looks: int = 20,
         learning_rate: float = 4e-4,
         processes: int = 0,
+        epochs: int | None = None,
     ) -> None:
         self._base, self._size, self._folder, self._limits = base, size, folder, limits
         self._looks, self._rate = looks, learning_rate
         self._device = torch_device(device)
         gpus = torch.cuda.device_count() if self._device.type == "cuda" else 1
         self._processes = processes or gpus
+        by_default = GPU_EPOCHS if self._device.type == "cuda" else 0
+        self._epochs = by_default if epochs is None else epochs
 
     def tune(
         self,
@@ -110,7 +118,9 @@ class TorchFinetuner:
         return feature_set(name, self._size)
 
     def _digest(self, keys: Sequence[str], targets: Array, watched: Array) -> str:
-        text = hashlib.sha256(f"{RECIPE} {self._base} {self._size} {self._looks} {self._rate}".encode())
+        text = hashlib.sha256(
+            f"{RECIPE} {self._base} {self._size} {self._looks} {self._rate} {self._epochs}".encode()
+        )
         for row, key in enumerate(keys):
             said = f"{targets[row].tolist()} {bool(watched[row])}" if row < len(targets) else ""
             text.update(f"{key} {said}\n".encode())
@@ -155,7 +165,8 @@ class TorchFinetuner:
         rounds = 1 if taught.multiple or len(others) < ranks.size else 2
         others = others[ranks.rank :: ranks.size]
         many = self._looks * steps
-        total = rounds * many
+        many_more = max(many, math.ceil(self._epochs * len(others) / SELF_BATCH)) if rounds > 1 else 0
+        total = many + many_more
         random = np.random.default_rng(ranks.rank)  # other images on each
 
         def watched_loss(model: Model) -> float:
@@ -168,8 +179,8 @@ class TorchFinetuner:
             batch = moved(self._batch(pixels, taught.rows[mine]), random)
             return loss_of(self._says(model, batch), y[mine], taught.multiple, SMOOTHING)
 
-        def descend(loss: Callable[[], Tensor], before: int) -> Iterator[int]:
-            """The steps of one round, each given once it is done."""
+        def descend(loss: Callable[[], Tensor], many: int, before: int = 0) -> Iterator[int]:
+            """So many steps, each given once it is done."""
             optimiser = self._optimiser(model)
             schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, partial(rate, total=many))
             for step in range(1, many + 1):
@@ -184,7 +195,7 @@ class TorchFinetuner:
 
         best = _Best(watched_loss(model), model.weights())
         worse = 0
-        for step in descend(taught_loss, 0):
+        for step in descend(taught_loss, many):
             if step % steps == 0:
                 loss = watched_loss(model)
                 log.debug("step %d: loss %.4f", step, loss)
@@ -207,7 +218,7 @@ class TorchFinetuner:
                 guessed = self._says(model, shaken(batch[sure], random))
                 return taught_loss() + loss_of(guessed, said[sure], False) * sure.float().mean()
 
-            for _ in descend(both_losses, many):
+            for _ in descend(both_losses, many_more, many):
                 teacher.follow()
             loss = watched_loss(teacher.model)
             log.debug("after self-training: loss %.4f, was %.4f", loss, best.loss)
