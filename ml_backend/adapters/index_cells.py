@@ -6,12 +6,12 @@ on every start and for every new generation. Cells are built in seconds and are 
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from ml_backend.adapters.index_changes import Changes
 from ml_backend.domain import LabelState
 from ml_backend.generation import Array, Floats
 from strategies.clusters import centres, nearest
@@ -118,40 +118,32 @@ class CellIndex:
     """
 
     def __init__(self) -> None:
-        self._lock, self._building = threading.Lock(), threading.Lock()
-        self._missed: list[Callable[[_Store], None]] | None = None
         self._store = _store(np.empty(0, np.int64), {}, np.empty(0, np.int8))
+        self._changes = Changes(lambda: self._store)
 
     def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
         """Replace everything: task ids (n,), per space (n, d) unit vectors, states (n,)."""
-        with self._building:
-            with self._lock:
-                self._missed = []
-            try:
-                fresh = _store(tasks, vectors, states)
-                with self._lock:
-                    for change in self._missed:
-                        change(fresh)
-                    self._store = fresh
-            finally:
-                self._missed = None
+        with self._changes.building():
+            fresh = _store(tasks, vectors, states)
+            with self._changes.succeeding(fresh):
+                self._store = fresh
 
     def upsert(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
         """Add or replace these tasks."""
         kept = {space: np.array(found, np.float32) for space, found in vectors.items()}
-        self._apply(lambda store: store.add(np.asarray(tasks, np.int64), kept, np.asarray(states)))
+        self._changes.make(lambda store: store.add(np.asarray(tasks, np.int64), kept, np.asarray(states)))
 
     def mark(self, tasks: Sequence[int], state: LabelState) -> None:
         """Set the label state of these tasks; unknown ones are left alone."""
-        self._apply(lambda store: store.mark(tasks, state))
+        self._changes.make(lambda store: store.mark(tasks, state))
 
     def delete(self, tasks: Sequence[int]) -> None:
         """Forget these tasks."""
-        self._apply(lambda store: store.forget(tasks))
+        self._changes.make(lambda store: store.forget(tasks))
 
     def neighbours(self, space: str, vector: Floats, k: int, state: LabelState) -> tuple[Array, Floats]:
         """The at most ``k`` nearest tasks in that state: ids (m,) int64, cosines (m,), nearest first."""
-        with self._lock:
+        with self._changes.lock:
             store = self._store
             found = list(store.candidates(space, vector, k, state)) if k > 0 else []
         if not found:
@@ -163,7 +155,7 @@ class CellIndex:
 
     def vectors(self, space: str, tasks: Sequence[int]) -> dict[int, Floats]:
         """Stored vectors of these tasks; unknown ones are left out."""
-        with self._lock:
+        with self._changes.lock:
             rows = {int(task): self._store.row_of.get(int(task), -1) for task in tasks}
             found = {task: self._store.vector(space, row) for task, row in rows.items() if row >= 0}
         return {task: vector for task, vector in found.items() if vector is not None}
@@ -174,12 +166,6 @@ class CellIndex:
     def close(self) -> None:
         """Free the memory."""
         self._store = _store(np.empty(0, np.int64), {}, np.empty(0, np.int8))
-
-    def _apply(self, change: Callable[[_Store], None]) -> None:
-        with self._lock:
-            change(self._store)
-            if self._missed is not None:
-                self._missed.append(change)
 
 
 def _store(tasks: Array, vectors: Mapping[str, Floats], states: Array) -> _Store:

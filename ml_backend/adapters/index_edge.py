@@ -6,7 +6,6 @@ Label Studio holds the truth, so the index starts empty and is built anew whenev
 from __future__ import annotations
 
 import shutil
-import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import qdrant_edge as qe
 
+from ml_backend.adapters.index_changes import Changes
 from ml_backend.domain import SPACE_DIM, LabelState
 from ml_backend.generation import Array, Floats
 
@@ -35,29 +35,22 @@ class EdgeIndex:
     def __init__(self, folder: Path) -> None:
         self._root = folder
         shutil.rmtree(folder, ignore_errors=True)
-        self._lock = threading.Lock()
-        self._building = threading.Lock()
-        self._missed: list[qe.UpdateOperation] | None = None
         self._folder, self._shard = self._create()
+        self._changes = Changes(lambda: self._shard)
 
     def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
         """Replace everything: task ids (n,), per space (n, SPACE_DIM) unit vectors, states (n,)."""
-        with self._building:
-            with self._lock:
-                self._missed = []
+        with self._changes.building():
             folder, fresh = self._create()
             try:
                 for points in _points(tasks, vectors, states):
                     fresh.update(qe.UpdateOperation.upsert_points(points))
                 if len(tasks) > EXACT_BELOW:
                     fresh.optimize()
-                with self._lock:
-                    for change in self._missed:
-                        fresh.update(change)
+                with self._changes.succeeding(fresh):
                     # the old shard is not closed: searches on it may be under way, the last one frees it
                     folder, self._folder, self._shard = self._folder, folder, fresh
             finally:
-                self._missed = None
                 shutil.rmtree(folder, ignore_errors=True)
 
     def upsert(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
@@ -108,15 +101,12 @@ class EdgeIndex:
 
     def close(self) -> None:
         """Free memory and disk; the index can't be used afterwards."""
-        with self._lock:
+        with self._changes.lock:
             self._shard.close()
             shutil.rmtree(self._root, ignore_errors=True)
 
     def _apply(self, change: qe.UpdateOperation) -> None:
-        with self._lock:
-            self._shard.update(change)
-            if self._missed is not None:
-                self._missed.append(change)
+        self._changes.make(lambda shard: shard.update(change))
 
     def _create(self) -> tuple[Path, qe.EdgeShard]:
         folder = self._root / uuid.uuid4().hex

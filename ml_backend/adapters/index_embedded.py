@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ml_backend.adapters.index_cells import CellIndex
+from ml_backend.adapters.index_changes import Changes
 from ml_backend.adapters.index_edge import EdgeIndex
 from ml_backend.domain import LabelState
 from ml_backend.generation import Array, Floats
@@ -25,44 +25,36 @@ class EmbeddedIndex:
 
     def __init__(self, folder: Path, graph_up_to: int = GRAPH_UP_TO) -> None:
         self._folder, self._most = folder, graph_up_to
-        self._lock, self._building = threading.Lock(), threading.Lock()
-        self._missed: list[Callable[[Engine], None]] | None = None
         self._engine: Engine = EdgeIndex(folder)
+        self._changes = Changes(lambda: self._engine)
         self._retired: Engine | None = None
 
     def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
         """Replace everything: task ids (n,), per space (n, SPACE_DIM) unit vectors, states (n,)."""
-        with self._building:
+        with self._changes.building():
             kind = CellIndex if len(tasks) > self._most else EdgeIndex
             if isinstance(self._engine, kind):
                 self._engine.build(tasks, vectors, states)
                 return
             if self._retired is not None:
                 self._retired.close()
-            with self._lock:
-                self._missed = []
-            try:
-                fresh: Engine = CellIndex() if kind is CellIndex else EdgeIndex(self._folder)
-                fresh.build(tasks, vectors, states)
-                with self._lock:
-                    for change in self._missed:
-                        change(fresh)
-                    # closed at the next change of engines: searches on it may be under way
-                    self._retired, self._engine = self._engine, fresh
-            finally:
-                self._missed = None
+            fresh: Engine = CellIndex() if kind is CellIndex else EdgeIndex(self._folder)
+            fresh.build(tasks, vectors, states)
+            with self._changes.succeeding(fresh):
+                # closed at the next change of engines: searches on it may be under way
+                self._retired, self._engine = self._engine, fresh
 
     def upsert(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
         """Add or replace these tasks."""
-        self._apply(lambda engine: engine.upsert(tasks, vectors, states))
+        self._changes.make(lambda engine: engine.upsert(tasks, vectors, states))
 
     def mark(self, tasks: Sequence[int], state: LabelState) -> None:
         """Set the label state of these tasks; unknown ones are left alone."""
-        self._apply(lambda engine: engine.mark(tasks, state))
+        self._changes.make(lambda engine: engine.mark(tasks, state))
 
     def delete(self, tasks: Sequence[int]) -> None:
         """Forget these tasks."""
-        self._apply(lambda engine: engine.delete(tasks))
+        self._changes.make(lambda engine: engine.delete(tasks))
 
     def neighbours(self, space: str, vector: Floats, k: int, state: LabelState) -> tuple[Array, Floats]:
         """The at most ``k`` nearest tasks in that state: ids (m,) int64, cosines (m,), nearest first."""
@@ -77,13 +69,7 @@ class EmbeddedIndex:
 
     def close(self) -> None:
         """Free memory and disk; the index can't be used afterwards."""
-        with self._lock:
+        with self._changes.lock:
             self._engine.close()
             if self._retired is not None:
                 self._retired.close()
-
-    def _apply(self, change: Callable[[Engine], None]) -> None:
-        with self._lock:
-            change(self._engine)
-            if self._missed is not None:
-                self._missed.append(change)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
+from ml_backend.adapters.index_changes import Changes
 from ml_backend.domain import SPACE_DIM, LabelState
 from ml_backend.errors import StoreError
 from ml_backend.generation import Array, Floats
@@ -43,9 +43,7 @@ class QdrantIndex:
 
     def __init__(self, url: str, name: str, api_key: str = "", *, grpc: bool = False) -> None:
         self._url, self._name = url, name
-        self._lock = threading.Lock()
-        self._building = threading.Lock()
-        self._missed: list[Change] | None = None
+        self._changes = Changes(lambda: name)  # the alias, whatever collection is behind it
         with self._server():
             self._client = QdrantClient(
                 location=url,
@@ -59,23 +57,17 @@ class QdrantIndex:
 
     def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
         """Replace everything: task ids (n,), per space (n, SPACE_DIM) unit vectors, states (n,)."""
-        with self._building, self._server():
-            with self._lock:
-                self._missed = []
+        with self._changes.building(), self._server():
             fresh = self._create()
             try:
                 for batch in _batches(tasks, vectors, states):
                     retried(partial(self._client.upsert, fresh, batch, wait=True))
-                with self._lock:
-                    for change in self._missed:
-                        change(fresh)
+                with self._changes.succeeding(fresh):
                     old = self._current()
                     self._switch(fresh)
             except BaseException:
                 self._client.delete_collection(fresh)
                 raise
-            finally:
-                self._missed = None
             self._sweep(old)
 
     def upsert(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
@@ -143,10 +135,8 @@ class QdrantIndex:
         self._client.close()
 
     def _apply(self, change: Change) -> None:
-        with self._lock, self._server():
-            retried(partial(change, self._name))
-            if self._missed is not None:
-                self._missed.append(change)
+        with self._server():
+            self._changes.make(lambda collection: retried(partial(change, collection)))
 
     def _create(self) -> str:
         collection = f"{self._name}.{int(time.time())}.{uuid.uuid4().hex[:8]}"

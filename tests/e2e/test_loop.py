@@ -117,6 +117,24 @@ def test_doctor_finds_a_connected_project_healthy(product: Product, project: int
     assert {finding.check for finding in findings if finding.ok is None} <= {"next task"}
 
 
+@pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="there is no /proc to look at")
+def test_no_secret_stands_in_a_log_or_in_the_arguments_of_a_process(product: Product, project: int) -> None:
+    secrets = [product.server.token.encode(), product.server.password.encode()]
+    arguments = {path: _read(path) for path in Path("/proc").glob("[0-9]*/cmdline")}
+    assert any(b"ml_backend" in text for text in arguments.values())
+    logs = {
+        child.log: child.log.read_bytes() for child in (product.rush.backend, *product.rush.workers.values())
+    }
+    assert [path for path, text in (arguments | logs).items() if any(one in text for one in secrets)] == []
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has just ended
+        return b""
+
+
 def test_lost_state_is_rebuilt_from_label_studio(product: Product, project: int) -> None:
     from ml_backend import jobs
 

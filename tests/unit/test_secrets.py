@@ -21,11 +21,13 @@ SECRETS = {
     "RUSH_BASIC_AUTH_PASSWORD": "password-password",
     "RUSH_WEBHOOK_SECRET": "webhook-webhook",
     "RUSH_TOKEN": "token-token",
+    "RUSH_QDRANT_API_KEY": "qdrantkey-qdrantkey",
 }
 NOWHERE = {
     "LABEL_STUDIO_URL": "http://127.0.0.1:9",
     "RUSH_REDIS_URL": "redis://:redisword-redisword@127.0.0.1:9/0",
     "RUSH_BASIC_AUTH_USER": "rush",
+    "RUSH_QDRANT_URL": "https://127.0.0.1:9",
     "RUSH_PORT": "9",
 }
 WORDS = [*SECRETS.values(), "redisword-redisword"]
@@ -36,6 +38,7 @@ WORDS = [*SECRETS.values(), "redisword-redisword"]
     [
         "status",
         "connect --project 1",
+        "import --project 1 .",
         "doctor --project 1",
         "sync --project 1",
         "train --project 1",
