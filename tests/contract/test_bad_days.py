@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,7 @@ from ml_backend.errors import StoreError
 from ml_backend.services.projects import Projects
 from ml_backend.settings import Settings
 from tests.fakes import FakeIndex, World
-
-
-def until(true: Callable[[], bool], seconds: float = 30.0) -> bool:
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.05)
-    return true()
+from tests.waiting import until
 
 
 @pytest.fixture

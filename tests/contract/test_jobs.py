@@ -17,6 +17,7 @@ from ml_backend.adapters.jobs_rq import FAST, QUEUES, SLOW, RqJobs, run_worker
 from ml_backend.adapters.servers import LocalRedis
 from ml_backend.domain import ProjectRef
 from ml_backend.errors import StoreError
+from tests.waiting import until
 
 REF, OTHER = ProjectRef("http://127.0.0.1:8080", 1), ProjectRef("http://127.0.0.1:8080", 2)
 REPOSITORY = Path(ml_backend.__file__).parents[1]
@@ -97,13 +98,6 @@ def lines(folder: Path) -> list[list[str]]:
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def until(check: Callable[[], bool], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not check():
-        assert time.monotonic() < deadline, "it never happened"
-        time.sleep(0.02)
-
-
 def test_the_same_job_waits_once(jobs: RqJobs, folder: Path, redis_url: str) -> None:
     for _ in range(3):
         jobs.enqueue("train", REF)
@@ -147,11 +141,11 @@ def test_a_running_job_may_be_queued_once_more_and_never_runs_twice_at_once(
     worker(*QUEUES)
     worker(*QUEUES)
     jobs.enqueue("train", REF, seconds=1.0)
-    until(lambda: len(lines(folder)) == 1)
+    assert until(lambda: len(lines(folder)) == 1)
     for _ in range(20):
         jobs.enqueue("train", REF, seconds=1.0)
     # A worker that just looks at the waiting job hides it for a moment: one more may slip in, not twenty.
-    until(lambda: len(lines(folder)) >= 4 and lines(folder)[-1][0] == "end")
+    assert until(lambda: len(lines(folder)) >= 4 and lines(folder)[-1][0] == "end")
     time.sleep(2.5)
     runs = [line[0] for line in lines(folder)]
     assert runs in (["begin", "end"] * 2, ["begin", "end"] * 3)
@@ -163,9 +157,9 @@ def test_ingest_does_not_wait_for_slow_jobs(
     worker(FAST)
     worker(SLOW)
     jobs.enqueue("train", REF, seconds=60)
-    until(lambda: len(lines(folder)) == 1)
+    assert until(lambda: len(lines(folder)) == 1)
     jobs.enqueue("ingest", REF)
-    until(lambda: [line[:2] for line in lines(folder)][1:] == [["begin", "ingest"], ["end", "ingest"]])
+    assert until(lambda: [line[:2] for line in lines(folder)][1:] == [["begin", "ingest"], ["end", "ingest"]])
 
 
 def test_a_job_that_asks_for_itself_again_and_again_keeps_no_other_from_its_turn(
@@ -173,9 +167,9 @@ def test_a_job_that_asks_for_itself_again_and_again_keeps_no_other_from_its_turn
 ) -> None:
     worker(*QUEUES)
     jobs.enqueue("write_back", REF, url=redis_url)
-    until(lambda: len(lines(folder)) >= 2)
+    assert until(lambda: len(lines(folder)) >= 2)
     jobs.enqueue("train", REF)
-    until(lambda: ["end", "train"] in [line[:2] for line in lines(folder)])
+    assert until(lambda: ["end", "train"] in [line[:2] for line in lines(folder)])
 
 
 def test_jobs_share_one_warm_process(
@@ -184,7 +178,7 @@ def test_jobs_share_one_warm_process(
     child = worker(*QUEUES)
     for n in range(3):
         jobs.enqueue("train", REF, n=n)
-    until(lambda: len(lines(folder)) == 6)
+    assert until(lambda: len(lines(folder)) == 6)
     assert {line[4] for line in lines(folder)} == {str(child.pid)}
 
 
@@ -195,7 +189,7 @@ def test_a_signal_finishes_the_current_job_and_stops(
     child = worker(*QUEUES)
     jobs.enqueue("train", REF, seconds=1.0)
     jobs.enqueue("train", REF, n=2)
-    until(lambda: len(lines(folder)) == 1)
+    assert until(lambda: len(lines(folder)) == 1)
     child.send_signal(number)
     assert child.wait(20) == 0
     assert [line[:4] for line in lines(folder)] == [["begin", "train", "1", "0"], ["end", "train", "1", "0"]]
@@ -206,7 +200,7 @@ def test_a_signal_stops_an_idle_worker(
 ) -> None:
     child = worker(*QUEUES)
     jobs.enqueue("train", REF)
-    until(lambda: len(lines(folder)) == 2)
+    assert until(lambda: len(lines(folder)) == 2)
     time.sleep(0.3)
     child.send_signal(signal.SIGTERM)
     assert child.wait(20) == 0
@@ -223,12 +217,12 @@ def test_a_worker_waits_for_redis_to_come_back(folder: Path, tmp_path: Path) -> 
     jobs = RqJobs(server.url, "somejobs")
     try:
         jobs.enqueue("train", REF, n=1)
-        until(lambda: len(lines(folder)) == 2)
+        assert until(lambda: len(lines(folder)) == 2)
         server.stop()
         time.sleep(0.5)
         server.start()
         jobs.enqueue("train", REF, n=2)
-        until(lambda: len(lines(folder)) == 4)
+        assert until(lambda: len(lines(folder)) == 4)
         assert child.poll() is None
         server.stop()
         time.sleep(0.5)

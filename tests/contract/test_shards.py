@@ -21,6 +21,7 @@ from ml_backend.adapters.jobs_rq import RqJobs
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import ContentKey, ProjectRef, TaskId
 from tests.serving import serving
+from tests.waiting import until
 
 REPOSITORY = Path(ml_backend.__file__).parents[1]
 IMAGES = 400
@@ -87,13 +88,6 @@ def start(
         child.wait()
 
 
-def until(true: Callable[[], bool], seconds: float = 90.0) -> bool:
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.1)
-    return true()
-
-
 def test_an_import_is_shared_out_and_outlives_a_killed_worker(
     start: Callable[[str], subprocess.Popen[bytes]],
     state: RedisState,
@@ -110,13 +104,13 @@ def test_an_import_is_shared_out_and_outlives_a_killed_worker(
     def done() -> int:
         return sum(bool(key) for key in state.tasks(ref).values())
 
-    assert until(lambda: done() >= 60)
+    assert until(lambda: done() >= 60, 90)
     logs = {name: (tmp_path / name).read_text() for name in workers}
     assert all("ingest of project 1" in text for text in logs.values()), "both are at it"
     workers["one.log"].send_signal(signal.SIGKILL)
     left = IMAGES - done()
     assert left > 0
-    assert until(lambda: done() == IMAGES), (tmp_path / "two.log").read_text()
+    assert until(lambda: done() == IMAGES, 90), (tmp_path / "two.log").read_text()
     assert "its worker is gone; it is queued again" in (tmp_path / "two.log").read_text()
     features = FileFeatures(tmp_path / "rush" / "features", feature_set("efficientnet-lite0", 64), 1280)
     assert not features.missing(state.tasks(ref).values())
