@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, g, jsonify, request
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from ml_backend import forward
 from ml_backend.domain import MODEL_VERSION
@@ -36,6 +36,9 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         g.started, g.id = time.perf_counter(), uuid.uuid4().hex[:12]
         if request.path != "/health":
             _check_credentials(settings)
+        # A body in chunks doesn't say how long it is, and werkzeug cuts it off without a word.
+        if request.content_length is None and len(request.get_data()) >= app.config["MAX_CONTENT_LENGTH"]:
+            raise RequestEntityTooLarge
 
     def later(what: str, work: Callable[..., object], *given: Any) -> None:
         """Do what is too long for Label Studio's patience in a thread of its own."""

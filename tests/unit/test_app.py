@@ -1,6 +1,7 @@
 """The web host over real state: Label Studio's recorded requests, and whatever can be wrong with one."""
 
 import base64
+import io
 import json
 import logging
 import threading
@@ -124,6 +125,20 @@ def test_a_config_with_nothing_to_predict_is_a_422_and_changes_nothing(
 def test_a_body_over_the_limit_is_a_413(client_of: Callable[..., FlaskClient]) -> None:
     answer = client_of(max_body_mb=0.01).post("/predict", data=b"x" * 20_000)
     assert answer.status_code == 413
+
+
+def test_a_body_that_does_not_say_how_long_it_is_is_cut_off_at_the_limit(
+    client_of: Callable[..., FlaskClient],
+) -> None:
+    body = io.BytesIO(b"x" * 200_000)
+    answer = client_of(max_body_mb=0.01).post(
+        "/predict",
+        input_stream=body,
+        headers={"Transfer-Encoding": "chunked"},
+        environ_overrides={"wsgi.input_terminated": True},  # as gunicorn says of chunks
+    )
+    assert answer.status_code == 413
+    assert body.tell() < 100_000
     assert "RUSH_MAX_BODY_MB" in answer.json["hint"]
 
 
