@@ -145,14 +145,14 @@ class TurnOver(Exception):
 
 
 def write_back(ref: ProjectRef) -> None:
-    """Write the map's coordinates to the tasks' metadata, nearest to the queue first, in short turns."""
+    """Write the map's coordinates to the tasks' metadata, in short turns."""
     here = parts()
     projection = here.artifacts.projection(ref)
     if projection is None:
         return
-    window = here.state.window(ref)
     tasks = here.state.tasks(ref)
-    order = sorted(tasks, key=lambda task: (task not in window, window.get(task, (0, 0.0))[1], task))
+    answered = {annotation.task for annotation in here.state.annotations(ref)}
+    order = writing.order_of(tasks, here.state.window(ref), answered)
     as_data = here.settings.coordinates == "data"
     end = time.monotonic() + TURN_SECONDS
 

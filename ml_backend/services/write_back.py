@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from ml_backend.domain import ContentKey, ProjectRef, TaskId
+from ml_backend.domain import ContentKey, PredictionId, ProjectRef, TaskId
 from ml_backend.errors import NotFound
 from ml_backend.generation import Projection
 from ml_backend.ports import LabelStudio, State
@@ -25,6 +25,8 @@ MOVED = 0.01
 QUIET_SECONDS = 3.0
 """Seconds without a submit after which writing goes on."""
 PAUSE = 0.25
+AT_HAND = 16
+"""Tasks in front of the queue that are written last."""
 READ = 20
 """Tasks read in one request right before they are written, to keep what others put there."""
 
@@ -64,6 +66,21 @@ def write_back(
                 state.set_written(ref, {task: json.dumps(there)})
             progress(number, len(moved))
     return count
+
+
+def order_of(
+    tasks: Collection[TaskId],
+    window: Mapping[TaskId, tuple[PredictionId, float]],
+    answered: Collection[TaskId],
+) -> list[TaskId]:
+    """Open tasks in the queue first, in its order, then all others; the queue's front comes last.
+
+    While a task is written Label Studio on PostgreSQL passes over it (SELECT ... SKIP LOCKED), so what is
+    about to be served is left alone for as long as there are others.
+    """
+    queued = {task: window[task][1] for task in tasks if task in window and task not in answered}
+    queue = sorted(queued, key=lambda task: (queued[task], task))
+    return [*queue[AT_HAND:], *sorted(task for task in tasks if task not in queued), *queue[:AT_HAND]]
 
 
 def _places(

@@ -1,4 +1,4 @@
-"""Write-back: only what moved, nearest to the queue first, nothing else touched, people first."""
+"""Write-back: only what moved, the queue before all others, nothing else touched, people first."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 import redis
 
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.domain import ContentKey, ProjectRef, TaskId
+from ml_backend.domain import ContentKey, PredictionId, ProjectRef, TaskId
 from ml_backend.errors import NotFound
 from ml_backend.generation import Projection
-from ml_backend.services.write_back import write_back
+from ml_backend.services.write_back import AT_HAND, order_of, write_back
 
 REF = ProjectRef("http://127.0.0.1:8080", 3)
 COUNT = 30
@@ -173,3 +173,13 @@ def test_it_waits_while_somebody_submits(state: RedisState, redis_url: str) -> N
     assert run(studio, state, projection(), sleep=sleep) == COUNT
     assert len(pauses) == 3
     assert max(pauses) < 1
+
+
+def test_the_queue_is_written_in_its_order_and_what_is_about_to_be_served_last() -> None:
+    queued = [TaskId(n) for n in range(60, 20, -1)]
+    window = {task: (PredictionId(task), float(n)) for n, task in enumerate(queued)}
+    labelled = {TaskId(60), TaskId(59)}
+    order = order_of([TaskId(n) for n in range(1, 71)], window, labelled)
+    assert sorted(order) == list(range(1, 71))
+    assert order[-AT_HAND:] == queued[2 : 2 + AT_HAND]
+    assert order[: 38 - AT_HAND] == queued[2 + AT_HAND :]
