@@ -24,8 +24,8 @@ from ml_backend.commands import connect
 from ml_backend.content import content_key
 from ml_backend.jobs import learner
 
-STRATEGIES = ("cluster_chain", "random", "uncertainty", "margin", "diversity")
-"""One of each kind: a chain, a sample, two scores, a batch."""
+STRATEGIES = ("rush", "cluster_chain", "random", "margin", "diversity")
+"""The default, and one of each kind: a chain, a sample, a score, a batch."""
 IMPORTED_AT_ONCE = 2000
 
 
