@@ -5,8 +5,8 @@ PYTHONPATH=. python bench/certify.py --mnist mnist-test-10k.npz --cifar10 cifar1
 With the machine: people label so many images in the order of the strategy, and at each of the numbers given
 the backbone is fine-tuned on them (``rush train --full``) and published if it is better (on CIFAR-10 at 64 px
 it was not, so there are only heads); audits are drawn and answered until a set is certified
-(``rush audit --of-all``, ``rush certify``); that set is taken over, and people answer what is left. All by the
-product's own code, on people who are never wrong and cost what QuickSort/Rush publishes.
+(``rush audit --of-all``, ``rush certify``); that set is taken over, and people answer what is left. All by
+the product's own code, on people who are never wrong and cost what QuickSort/Rush publishes.
 By hand: people answer every image, in random order with and without suggestions, and along chains.
 Runs are kept in the cache folder, so a second call goes on.
 """

@@ -137,7 +137,7 @@ def certified() -> Iterator[str]:
     yield "### Until everything is labelled and certified"
     yield ""
     yield "10,000 images (`bench/certify.py`, 95 % confidence; at most 1 % of all labels wrong, 10 % of"
-    yield "CIFAR-10's): minutes are those of the labels, of the audits and of what the machine leaves to people."
+    yield "CIFAR-10's): minutes are those of the labels, of the audits and of what is left to people."
     yield ""
     yield "| data | way | minutes | answers | taken over | labels right | certified |"
     yield "|---|---|---|---|---|---|---|"
