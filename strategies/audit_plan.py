@@ -50,7 +50,8 @@ def ladder(confidences: Array, target: Target, audits: int) -> list[Rung]:
     ``confidences`` (N,) of the whole frame, ``audits`` planned in it. The first set is the one that passes
     likeliest if the confidences are right: smaller ones hold too few audits, larger ones too many errors.
     The last is the frame. Where no set has a chance the surer half is the first, or four fifths where the
-    confidences nearly do.
+    confidences nearly do. Where the target is of all labels the first is the surer half, or the largest that
+    still has half of the best chance.
     """
     total = len(confidences)
     if not total or not np.isfinite(confidences).all():
@@ -69,9 +70,10 @@ def ladder(confidences: Array, target: Target, audits: int) -> list[Rung]:
     best, most = max(chances), max(len(sizes) * 4 // 5 - 1, 0)
     first = most if rates[sizes[most] - 1] <= target.rate(int(sizes[most])) + SLACK else len(sizes) // 2
     if best > HOPELESS:
-        good = [found >= best - 0.01 for found in chances]
-        last = max(n for n, one in enumerate(good) if one)
-        first = next((n + 1 for n in range(last, -1, -1) if not good[n]), 0)
+        if target.of:  # as many errors are tolerated in each set, so small ones only lack audits
+            first = min(max(n for n, found in enumerate(chances) if found >= best / 2), len(sizes) // 2)
+        else:
+            first = next(n for n, found in enumerate(chances) if found >= best - 0.01)
     rungs: dict[float, Rung] = {}
     for size in sizes[first:]:
         threshold = float(falling[size - 1])
@@ -90,7 +92,8 @@ def plan(confidences: Array, target: Target) -> Plan:
 
     ``confidences`` (N,) of all open items; ``chance`` is that of the set the plan was made for. Where they
     give no set a chance, the surer half is the frame (all but the last twentieth where they nearly do), and
-    there are audits for the surer half of that with a quarter of the tolerated errors.
+    there are audits for the surer half of that with a quarter of the tolerated errors. Where people label
+    the rest the frame is everything, and audits are a tenth of it at most, or what a flawless model needs.
     """
     total = len(confidences)
     falling = np.sort(np.asarray(confidences))[::-1]
@@ -105,25 +108,18 @@ def plan(confidences: Array, target: Target) -> Plan:
             if found >= POWER:
                 best = Plan(size, audits, found)
                 break
-    if best is not None:
-        return _wider(best, rates, target) if target.of else best
-    most = max(int((1 - TAIL) * total), 1)
-    size = most if rates[most - 1] <= target.rate(most) + SLACK else max(total // 2, 1)
-    half = max(size // 2, 1)
-    needed = audits_needed(target, target.rate(half) / MIXTURE, half) or size
-    return Plan(size, min(2 * needed, size), 0.0)
-
-
-def _wider(best: Plan, rates: Array, target: Target) -> Plan:
-    """The plan with the largest frame that has any chance at all, and as dense audits.
-
-    Where people label the rest, audits of what is not certified in the end were no labour lost.
-    """
-    for size in np.linspace(len(rates), best.size, 21).astype(np.int64).tolist():
-        audits = round(best.audits * size / best.size)
-        if chance(audits, size, target, float(rates[size - 1])) >= HOPELESS:
-            return Plan(size, audits, best.chance)
-    return best
+    if best is None:
+        most = max(int((1 - TAIL) * total), 1)
+        size = most if rates[most - 1] <= target.rate(most) + SLACK else max(total // 2, 1)
+        half = max(size // 2, 1)
+        needed = audits_needed(target, target.rate(half) / MIXTURE, half) or size
+        best = Plan(size, min(2 * needed, size), 0.0)
+    if not target.of:
+        return best
+    # As dense among all: where people label the rest, no audit of it was labour lost.
+    flawless = audits_needed(target, 0.0, total) or total
+    most = max(total // 10, round(1.2 * flawless))  # a model that thinks too little of itself needs fewer
+    return Plan(total, min(round(best.audits * total / best.size), most, total), best.chance)
 
 
 def expected_errors(falling: Array) -> npt.NDArray[np.float64]:
