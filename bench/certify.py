@@ -2,9 +2,9 @@
 
 PYTHONPATH=. python bench/certify.py --mnist mnist-test-10k.npz --cifar10 cifar10-test.tar --cache DIR
 
-With the machine: people label so many images in the order of the strategy, and at each of the numbers given
-the backbone is fine-tuned on them (``rush train --full``) and published if it is better (on CIFAR-10 at 64 px
-it was not, so there are only heads); audits are drawn and answered until a set is certified
+With the machine: people label so many images in the order of the strategy, and after the numbers given the
+backbone is fine-tuned on them (``rush train --full``) and published if it is better (on CIFAR-10 at 64 px it
+was not, so there are only heads); audits are drawn and answered until a set is certified
 (``rush audit --of-all``, ``rush certify``); that set is taken over, and people answer what is left. All by
 the product's own code, on people who are never wrong and cost what QuickSort/Rush publishes.
 By hand: people answer every image, in random order with and without suggestions, and along chains.
@@ -177,13 +177,11 @@ def certified(
         )
 
     verdicts = []
-    for labels in options.labels[name]:
-        while session.turns < labels and session.turn():
-            pass
-        mark("labels")
-        if name in options.tuned:
+    while session.turns < options.labels[name] and session.turn():
+        if session.turns in options.tuned[name]:
             verdicts.append(full_round(project, images, size, folder))
             print(verdicts[-1], flush=True)
+    mark("labels")
     project.options = replace(project.options, train_labels=200, rank_every=20)  # for the simulation's speed
     features, target = project.learner.features, Target(error, CONFIDENCE)
     make_draw(REF, project.state, project.artifacts, features, target, share=1.0, seed=seed, of_all=True)
@@ -244,15 +242,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--strategies", nargs="+", default=["rush", "random"])
-    parser.add_argument("--mnist-labels", type=int, nargs="+", default=[100, 200])
-    parser.add_argument("--cifar10-labels", type=int, nargs="+", default=[600])
-    parser.add_argument(
-        "--tuned", nargs="*", default=["mnist"], help="data sets whose backbone is fine-tuned"
-    )
+    for name, labels, tuned in (("mnist", 150, [100]), ("cifar10", 600, [])):
+        parser.add_argument(f"--{name}-labels", type=int, default=labels)
+        parser.add_argument(f"--{name}-tuned", type=int, nargs="*", default=tuned)
     parser.add_argument("--hand", action="store_true", help="also every image by hand, which takes long")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     options.labels = {"mnist": options.mnist_labels, "cifar10": options.cifar10_labels}
+    options.tuned = {"mnist": options.mnist_tuned, "cifar10": options.cifar10_tuned}
     options.size, options.error = {"mnist": 64, "cifar10": 64}, {"mnist": 0.01, "cifar10": 0.1}
     runs, hand = [], []
     for name, path, read in (("mnist", options.mnist, mnist), ("cifar10", options.cifar10, cifar10)):
@@ -266,8 +263,8 @@ def main() -> None:
         for seed in range(options.seeds):
             for strategy in options.strategies:
                 options.strategy = strategy
-                labels_ = "+".join(map(str, options.labels[name]))
-                file = at / f"{name}-{strategy}-{labels_}-{options.size[name]}-{seed}.json"
+                tuned = "+".join(map(str, options.tuned[name]))
+                file = at / f"{name}-{strategy}-{options.labels[name]}-{tuned}-{seed}.json"
                 runs.append(kept(file, lambda: certified(name, stored, truth, images, options, seed)))  # noqa: B023
         if options.hand:
             for strategy in ("random", "cluster_chain"):
