@@ -108,12 +108,14 @@ def stands(project: MemoryProject) -> Standing:
 
 
 def worth_more(said: Standing) -> bool:
-    """Whether the audits to the next set take people less time than labelling what it has more by hand."""
-    failed = said.certificate.failed
-    if not said.more or failed is None:
+    """Whether the audits to the next set may take people less time than labelling all that is left.
+
+    Of all that is left, as in every set as many errors are tolerated: with the next one others pass.
+    """
+    if not said.more:
         return False
-    larger = failed.rung.size - (said.accepted.rung.size if said.accepted else 0)
-    return said.more * AUDIT_SECONDS < larger * REST_SECONDS
+    left = len(said.draw) - (said.accepted.rung.size if said.accepted else 0)
+    return said.more * AUDIT_SECONDS < left * REST_SECONDS
 
 
 def audited(project: MemoryProject, session: Session) -> Standing:
