@@ -242,9 +242,9 @@ def main() -> None:
     parser.add_argument("--cifar10", type=Path)
     parser.add_argument("--mnist", type=Path)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--strategies", nargs="+", default=["rush", "random"])
-    for name, labels, tuned in (("mnist", 150, [100]), ("cifar10", 600, [])):
+    parser.add_argument("--seeds", type=int, default=5, help="draws of audits")
+    parser.add_argument("--strategies", nargs="+", default=["rush"])
+    for name, labels, tuned in (("mnist", 100, [100]), ("cifar10", 600, [])):
         parser.add_argument(f"--{name}-labels", type=int, default=labels)
         parser.add_argument(f"--{name}-tuned", type=int, nargs="*", default=tuned)
     parser.add_argument("--hand", action="store_true", help="also every image by hand, which takes long")
