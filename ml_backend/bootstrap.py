@@ -208,7 +208,7 @@ class Parts:
             self._networks,
             self._limits,
             processes=settings.gpus,
-            epochs=settings.self_epochs,
+            epochs=None if settings.self_epochs < 0 else settings.self_epochs,
         )
 
     @cached_property

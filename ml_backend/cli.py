@@ -71,7 +71,7 @@ def main(context: click.Context) -> None:
 
 
 def _parts(*, logs: bool = False) -> Parts:
-    settings = Settings()
+    settings = Settings.read()
     handler: logging.Handler = RichHandler(console=console, show_path=False, rich_tracebacks=False)
     if not sys.stderr.isatty():
         handler = logging.StreamHandler()

@@ -33,7 +33,7 @@ def _projects() -> Projects:
     here = os.getpid()
     with _opening:
         if here not in _running:
-            projects = open_projects(Settings())
+            projects = open_projects(Settings.read())
             projects.start()
             _running[here] = projects
         return _running[here]
@@ -82,7 +82,7 @@ class RushModel(LabelStudioMLBase):
         body = {"action": action, **data}
         happened = event(body)
         if "job_id" in kwargs and happened.project is not None:  # 1.0.9: we are a child of the host
-            parts = Parts(Settings())
+            parts = Parts(Settings.read())
             parts.state.publish(parts.ref(happened.project), "webhook", body=body)
         else:
             project = _projects().get(happened.project)

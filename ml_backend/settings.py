@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ml_backend.errors import BadRequest
 
 
 class Settings(BaseSettings):
@@ -73,11 +75,11 @@ class Settings(BaseSettings):
     gpus: int = Field(
         0, ge=0, description="GPUs that a full round trains on together; 0 takes all there are."
     )
-    self_epochs: int | None = Field(
-        None,
-        ge=0,
+    self_epochs: int = Field(
+        -1,
+        ge=-1,
         description="Times that a full round's self-training sees every image without a label: more is "
-        "better and slower. Not set: 20 on a GPU, else as few as give it the steps that the labels had.",
+        "better and slower. -1: 20 on a GPU, else as few as give it the steps that the labels had.",
     )
     allowed_hosts: str = Field(
         "", description="Other hosts that images may be fetched from, comma separated; * allows all."
@@ -100,6 +102,20 @@ class Settings(BaseSettings):
     def backend_url(self) -> str:
         """The address that Label Studio is told to call."""
         return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @classmethod
+    def read(cls) -> Settings:
+        """The settings of this process; BadRequest names the variable that can't be one."""
+        try:
+            return cls()
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = str(first["loc"][0])
+            variable = name if name.isupper() else f"RUSH_{name.upper()}"
+            raise BadRequest(
+                f"{variable} is {first['input']!r}: {first['msg']}.",
+                "Set another value, in the environment or in .env; README.md has the table of settings.",
+            ) from None
 
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for a process that is to have the same."""

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from ml_backend.cli import main
+from ml_backend.settings import Settings
 from tests.serving import serving
 
 
@@ -42,3 +43,16 @@ def test_a_data_folder_that_can_not_be_written_to_is_named(tmp_path: Path) -> No
     assert result.exit_code == 1
     assert str(tmp_path / "file") in result.output.replace("\n", "")
     assert "RUSH_DATA_DIR must be a folder" in result.output
+
+
+def test_a_variable_that_can_not_be_read_is_named_with_its_value() -> None:
+    result = CliRunner().invoke(main, ["status"], env={"RUSH_PORT": "nine"})
+    assert result.exit_code == 1
+    assert "RUSH_PORT is 'nine': Input should be a valid integer" in result.output
+
+
+def test_processes_that_are_started_get_the_same_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = Settings(_env_file=None, port=9191, window=40, LABEL_STUDIO_API_KEY="key")
+    for name, value in mine.environment().items():
+        monkeypatch.setenv(name, value)
+    assert Settings(_env_file=None) == mine
