@@ -36,8 +36,9 @@ def rows() -> Iterator[tuple[str, str, str]]:
                 "≤ 300 MB, no torch",
             )
             continue
+        order, _, where = name.partition(" ")
         yield (
-            f"submit → next, {name}, {one['annotations']} answers",
+            f"submit → next, `{order}` {where}, {one['annotations']} answers",
             f"+{one['added_median_of_pairs_ms']:.0f} ms (median of pairs), "
             f"{one['with_ms']['p50']:.0f} ms in all; "
             f"intended next task {one['hit_rate']:.1%}",
