@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 import redis
+from hypothesis import settings
 
 from ml_backend.adapters.servers import LocalLabelStudio, LocalRedis, free_port
 from ml_backend.adapters.state_redis import RedisState
+
+settings.register_profile("rush", deadline=None)  # a busy machine is no error
+settings.load_profile("rush")
 
 ROOT = Path(__file__).resolve().parents[1]
 EMAIL, PASSWORD, TOKEN = "rush@example.com", "rush-password", "0123456789abcdef0123456789abcdef01234567"

@@ -70,7 +70,7 @@ OPERATIONS = st.one_of(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @given(operations=st.lists(OPERATIONS, max_size=8), k=st.integers(0, 15), seed=st.integers(0, 99))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_history_answers_as_brute_force_does(
     engine: str, operations: list[tuple], k: int, seed: int, tmp_path: Path
 ) -> None:

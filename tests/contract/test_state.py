@@ -85,7 +85,7 @@ def test_an_annotation_that_moved_to_another_task_goes_with_that_task(state: Sta
     assert state.annotations(A) == []
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(
         st.builds(
@@ -126,7 +126,7 @@ def test_scores_never_meet_from_many_threads(redis_url: str, state: State) -> No
     assert all(list(p) == sorted(p, reverse=True) and list(a) == sorted(a) for p, a in drawn)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.integers(1, 50).map(TaskId), st.floats(-1e12, 1e12), min_size=1, max_size=5))
 def test_fresh_scores_lie_outside_of_what_the_window_held(state: State, scores: dict[TaskId, float]) -> None:
     state.set_window(A, {task: (PredictionId(task), score) for task, score in scores.items()})

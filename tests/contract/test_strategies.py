@@ -90,7 +90,7 @@ def asked(name: str, pool: Pool) -> Pool:
 
 @pytest.mark.parametrize("name", NAMES + FORMS)
 @given(pool=pools(), k=st.integers(0, 50), seed=st.integers(0, 9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_strategy_orders_available_rows_once_and_reproducibly(
     name: str, pool: Pool, k: int, seed: int
 ) -> None:
@@ -113,7 +113,7 @@ def test_every_strategy_orders_available_rows_once_and_reproducibly(
 
 @pytest.mark.parametrize("name", NAMES + FORMS)
 @given(pool=pools(full=True), seed=st.integers(0, 9))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_row_of_an_item_says_nothing_about_its_score(name: str, pool: Pool, seed: int) -> None:
     strategy = strategies.get(name)
     pool = asked(name, pool)
@@ -181,7 +181,7 @@ def test_a_pool_of_the_wrong_shape_or_type_is_refused(field: str, value: Any) ->
 
 @pytest.mark.parametrize("name", [name for name in NAMES if isinstance(strategies.get(name), Acquisition)])
 @given(copies=st.integers(2, 60), k=st.integers(1, 30), seed=st.integers(0, 99))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_copies_of_one_image_never_fill_the_top(name: str, copies: int, k: int, seed: int) -> None:
     pool = asked(name, complete(80, seed))
     best = int(strategies.select(name, pool, 1).rows[0]) if len(strategies.select(name, pool, 1).rows) else 0
@@ -198,7 +198,7 @@ def test_copies_of_one_image_never_fill_the_top(name: str, copies: int, k: int, 
 
 
 @given(pool=pools(), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_chain_is_followed_to_an_available_row_of_the_same_answer_or_ends(
     pool: Pool, data: st.DataObject
 ) -> None:
@@ -216,7 +216,7 @@ def test_a_chain_is_followed_to_an_available_row_of_the_same_answer_or_ends(
 
 
 @given(pool=pools(), k=st.integers(1, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_diversity_is_at_every_step_the_farthest_item(pool: Pool, k: int) -> None:
     if pool.vectors is None:
         return
@@ -231,7 +231,7 @@ def test_diversity_is_at_every_step_the_farthest_item(pool: Pool, k: int) -> Non
 
 
 @given(pool=pools())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_cold_start_shows_every_region_once_before_any_twice(pool: Pool) -> None:
     if pool.clusters is None or pool.labelled.any():
         return

@@ -65,7 +65,7 @@ def test_where_people_label_the_rest_everything_is_the_frame_and_more_is_certifi
 @given(
     some.integers(1, 3000), some.floats(0.005, 0.3), some.sampled_from([0.8, 0.95, 0.99]), some.integers(0, 9)
 )
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_a_plan_is_always_possible(total, error, confidence, seed):
     random = np.random.default_rng(seed)
     confidences = random.beta(1 + 3 * seed, 1, total).astype(np.float32)

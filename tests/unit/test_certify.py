@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as some
 from scipy.stats import binom, hypergeom
 
@@ -24,7 +24,6 @@ from strategies.certify import (
 
 
 @given(some.data(), some.integers(1, 400), some.sampled_from([0.8, 0.95, 0.99]))
-@settings(deadline=None)
 def test_the_binomial_bound_is_the_rate_that_is_just_not_ruled_out(data, audited, confidence):
     wrong = data.draw(some.integers(0, audited - 1))
     bound = binomial_upper(wrong, audited, confidence)
@@ -32,7 +31,6 @@ def test_the_binomial_bound_is_the_rate_that_is_just_not_ruled_out(data, audited
 
 
 @given(some.data(), some.integers(1, 300), some.sampled_from([0.8, 0.95, 0.99]))
-@settings(deadline=None)
 def test_the_hypergeometric_bound_is_the_largest_count_that_is_not_ruled_out(data, population, confidence):
     audited = data.draw(some.integers(0, population))
     wrong = data.draw(some.integers(0, audited))
@@ -85,7 +83,6 @@ def test_a_single_look_bound_would_break_its_promise_under_peeking():
 
 
 @given(some.integers(2, 500), some.data())
-@settings(deadline=None)
 def test_more_wrong_audits_are_never_more_evidence(population, data):
     tolerated = data.draw(some.integers(0, population - 1))
     audited = data.draw(some.integers(1, population))

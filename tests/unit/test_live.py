@@ -67,7 +67,7 @@ events = st.lists(
 
 @pytest.mark.parametrize("config", [CONFIG, MULTIPLE])
 @given(events=events)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_any_sequence_of_events_ends_like_a_fresh_load(
     features: FileFeatures, config: str, events: list
 ) -> None:
@@ -98,7 +98,7 @@ def test_any_sequence_of_events_ends_like_a_fresh_load(
 
 
 @given(cuts=st.lists(st.integers(0, COUNT), max_size=4), late=st.sets(st.sampled_from(sorted(TASKS))))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_pool_that_grew_equals_one_built_at_once(
     features: FileFeatures, cuts: list[int], late: set[TaskId]
 ) -> None:

@@ -279,7 +279,7 @@ def act(studio: FakeStudio, step: tuple[Any, ...]) -> Callable[[RedisState], Non
     return None
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS, deliveries=DELIVERIES, in_read=st.integers(0, 14))
 def test_after_any_history_two_syncs_make_our_state_label_studios(
     redis_url: str, state: RedisState, steps: list[Any], deliveries: list[int], in_read: int
@@ -305,7 +305,7 @@ def test_after_any_history_two_syncs_make_our_state_label_studios(
     assert run(studio, state).changed == 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(before=STEPS, during=STEPS)
 def test_events_that_arrive_during_the_read_are_not_lost(
     redis_url: str, state: RedisState, before: list[Any], during: list[Any]
