@@ -37,9 +37,9 @@ from ml_backend.services.auditing import ask_more, make_draw
 from ml_backend.services.certificate import Standing, standing
 from ml_backend.services.finetune import FullRound
 from ml_backend.simulation import Options
-from strategies.certify import Target
 from strategies.cost import CORRECT_SECONDS, PAGE_SECONDS
 from strategies.simulate import Person, Session, published
+from strategies.target import Target
 
 CONFIDENCE = 0.95
 BACKBONE = "efficientnet-lite0"

@@ -9,7 +9,8 @@ from rich.console import Console
 from ml_backend.draw import Draw
 from ml_backend.errors import BadRequest
 from ml_backend.services.certificate import Standing
-from strategies.certify import Target, audits_needed
+from strategies.certify import audits_needed
+from strategies.target import Target
 
 
 def target_of(error: float, confidence: float) -> Target:

@@ -12,7 +12,7 @@ from ml_backend.services import auditing
 from ml_backend.services.accept import Progress
 from ml_backend.services.certificate import Standing, standing
 from ml_backend.services.labels import settle_all
-from strategies.certify import Target
+from strategies.target import Target
 
 
 def draw_audits(

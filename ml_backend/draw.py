@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.domain import TaskId
-from strategies.certify import Target
+from strategies.target import Target
 
 ARRAYS = ("tasks", "suggested", "confidences")
 

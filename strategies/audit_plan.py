@@ -15,7 +15,8 @@ import numpy.typing as npt
 from scipy.stats import binom
 
 from strategies.base import StrategyError
-from strategies.certify import MIXTURE, Rung, Target, audits_needed, evidence
+from strategies.certify import MIXTURE, Rung, audits_needed, evidence
+from strategies.target import Target
 
 Array = npt.NDArray[Any]
 

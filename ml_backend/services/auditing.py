@@ -18,7 +18,8 @@ from ml_backend.ports import Artifacts, Features, Index, State
 from ml_backend.services.live import LivePool
 from ml_backend.services.suggest import suggest
 from strategies.audit_plan import plan
-from strategies.certify import MIXTURE, Target, audits_needed
+from strategies.certify import MIXTURE, audits_needed
+from strategies.target import Target
 
 SHARE = 0.5
 """Share of what people are served that are audits."""

@@ -14,7 +14,7 @@ from ml_backend.domain import SPACE_DIM, ProjectRef
 from ml_backend.draw import Draw
 from ml_backend.errors import StoreError
 from ml_backend.generation import Generation, Head, Pca, Projection
-from strategies.certify import Target
+from strategies.target import Target
 
 REF = ProjectRef("http://localhost:8080", 3)
 WIDTH = 96

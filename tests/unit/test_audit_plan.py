@@ -9,7 +9,8 @@ from hypothesis import strategies as some
 
 from strategies import StrategyError
 from strategies.audit_plan import STEPS, chance, expected_errors, ladder, plan
-from strategies.certify import Target, certify
+from strategies.certify import certify
+from strategies.target import Target
 
 
 def test_the_order_of_testing_is_nested_and_fixed_before_any_answer():

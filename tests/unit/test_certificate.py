@@ -12,7 +12,8 @@ from ml_backend.certificate_text import duration, percent
 from ml_backend.domain import Annotation, AnnotationId, TaskId
 from ml_backend.draw import Draw
 from ml_backend.services.certificate import Standing, standing
-from strategies.certify import Target, binomial_upper
+from strategies.certify import binomial_upper
+from strategies.target import Target
 
 LABELS = (("a",), ("b",))
 

@@ -12,7 +12,6 @@ from strategies import StrategyError
 from strategies.audit_plan import ladder
 from strategies.certify import (
     Rung,
-    Target,
     audits_needed,
     audits_once,
     binomial_upper,
@@ -21,6 +20,7 @@ from strategies.certify import (
     hypergeometric_upper,
     overall_error,
 )
+from strategies.target import Target
 
 
 @given(some.data(), some.integers(1, 400), some.sampled_from([0.8, 0.95, 0.99]))

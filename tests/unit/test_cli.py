@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -56,3 +58,10 @@ def test_processes_that_are_started_get_the_same_settings(monkeypatch: pytest.Mo
     for name, value in mine.environment().items():
         monkeypatch.setenv(name, value)
     assert Settings(_env_file=None) == mine
+
+
+def test_the_web_process_starts_without_what_only_workers_install() -> None:
+    heavy = {"scipy", "sklearn", "torch", "torchvision", "umap", "numba", "openvino"}
+    code = "import sys, ml_backend.cli, ml_backend.wsgi; print(*{name.partition('.')[0] for name in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not heavy & set(loaded.split())

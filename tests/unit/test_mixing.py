@@ -12,7 +12,7 @@ from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import AnnotationId, TaskId
 from ml_backend.draw import Draw
 from ml_backend.services.auditing import ask_more, make_draw
-from strategies.certify import Target
+from strategies.target import Target
 from tests.fakes import World
 
 AUDITS = [TaskId(n) for n in (5, 14, 26, 28)]
