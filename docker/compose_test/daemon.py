@@ -12,6 +12,8 @@ from pathlib import Path
 
 CLIENT = "/usr/bin/docker"
 """Debian's, which builds with BuildKit by itself; another one on the PATH may lack its plugin for that."""
+KEPT = "12GB"
+"""Of what was built before: base and worker once."""
 PACKAGES = ("docker.io", "containerd", "runc", "iptables", "mmdebstrap", "ca-certificates")
 
 
@@ -55,6 +57,8 @@ def own_daemon(folder: Path) -> Iterator[str]:
             time.sleep(0.5)
         yield address
     finally:
+        for what in (["image", "prune", "-f"], ["builder", "prune", "-f", "--keep-storage", KEPT]):
+            subprocess.run([CLIENT, *what], capture_output=True, check=False)  # else every build adds 7 GB
         daemon.terminate()
         with contextlib.suppress(subprocess.TimeoutExpired):
             daemon.wait(60)
