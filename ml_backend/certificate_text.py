@@ -120,11 +120,17 @@ def show_standing(found: Standing, project: int, human_error: float, console: Co
             "[yellow]People have found more wrong suggestions in the certified images than there may be:[/] "
             f"this certificate is one of the {percent(1 - target.confidence)} that fail, or answers changed."
         )
-        say(f"Draw anew from what is left: rush audit --project {project} --error {target.error:g}")
+        say(f"Draw anew from what is left: {_anew(draw, project)}")
         return
     else:
         say("[yellow]Nothing can be taken over yet.[/]")
     _show_more(found, project, say)
+
+
+def _anew(draw: Draw, project: int) -> str:
+    """The command that draws for the same target again."""
+    of_all = " --of-all" if draw.target.of else ""
+    return f"rush audit --project {project} --error {draw.target.error:g}{of_all}"
 
 
 def _show_more(found: Standing, project: int, say: Callable[[str], None]) -> None:
@@ -137,7 +143,7 @@ def _show_more(found: Standing, project: int, say: Callable[[str], None]) -> Non
     if found.more is None:
         say(
             f"More audits won't certify {what} ({so_far}): label more, wait for the next generation, then "
-            f"draw anew: rush audit --project {project} --error {draw.target.error:g}"
+            f"draw anew: {_anew(draw, project)}"
         )
         return
     lacking = max(0, found.more - found.waiting)

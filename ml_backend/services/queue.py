@@ -209,9 +209,11 @@ class Queue:
 
     def _servable(self, live: LivePool, annotator: int) -> npt.NDArray[np.bool_]:
         """(n,) available rows less those that Label Studio on PostgreSQL skips, their rows being written."""
-        mask = self.available(live, annotator)
+        mask, arriving = self.available(live, annotator), self.window.arriving
+        if not arriving:
+            return mask
         served = mask.copy()
-        served[[live.row_of[task] for task in self.window.arriving if task in live.row_of]] = False
+        served[[live.row_of[task] for task in arriving if task in live.row_of]] = False
         return served if served.any() else mask
 
     # ---- in the background
