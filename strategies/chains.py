@@ -12,8 +12,9 @@ LOOK = 6
 """Neighbours looked at of each of them."""
 SURE = 0.5
 """Confidence below which a suggestion does not count as the chain's own label."""
-AMONG = 16
-"""Best ranked items that ``grouped`` chooses from: few enough to be one batch, for the model and in time."""
+AMONG = 32
+"""Best ranked items that ``grouped`` chooses from. 300 answers take 3 to 6 % less time than with 16 and teach
+as much; with 64 nothing more is gained, and at a change of class each one costs a look at its suggestion."""
 
 
 @chain("cluster_chain", start=typical, needs=("vectors", "regions"))

@@ -23,6 +23,7 @@ from ml_backend.adapters.embedder_openvino import OpenVinoEmbedder
 from ml_backend.adapters.embedder_torch import TorchEmbedder
 from ml_backend.adapters.features import made_with
 from ml_backend.adapters.finetune_torch import TorchFinetuner
+from ml_backend.adapters.finetune_training import Training
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.bootstrap import Parts
 from ml_backend.domain import Annotation, AnnotationId, ProjectRef, Task, TaskId, TaskRecord
@@ -180,7 +181,7 @@ def test_a_run_killed_while_it_embeds_leaves_the_old_generation_and_does_not_tra
         with pytest.raises(KeyboardInterrupt):
             jobs.finetune(ref)
     assert current(parts).backbone == plain.backbone
-    monkeypatch.setattr(TorchFinetuner, "_train", killed)
+    monkeypatch.setattr(Training, "run", killed)
     jobs.finetune(ref)
     assert current(parts).number == plain.number + 1
 
@@ -193,7 +194,7 @@ def test_a_backbone_that_is_not_better_is_not_published(
     def ruin(*_: Any) -> dict[str, torch.Tensor]:
         return {key: torch.zeros_like(value) for key, value in tiny().state_dict().items()}
 
-    monkeypatch.setattr(TorchFinetuner, "_train", ruin)
+    monkeypatch.setattr(Training, "run", ruin)
     with caplog.at_level(logging.INFO):
         jobs.finetune(parts.ref(1))
     assert current(parts).number == plain.number

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import strategies
 from strategies import Chain, Pool, Step, StrategyError, UnknownStrategy, auto, clusters, improvement, turns
+from strategies.chains import AMONG
 from strategies.coverage import badge
 from strategies.naming import parse
 from strategies.oddities import oddity_lof
@@ -193,7 +194,7 @@ def test_a_batch_is_asked_class_by_class_among_the_best_ranked_only(
     guess = {row: (int(place % 4 == 3), 0.5) for place, row in enumerate(ranked)}
     assert strategy.follow(items, Step(0, [], guess.__getitem__, ranked)) == ranked[0]
     assert strategy.follow(items, Step(1, [], guess.__getitem__, ranked)) == ranked[3]
-    late = {row: (int(place >= 16), 0.5) for place, row in enumerate(ranked)}
+    late = {row: (int(place >= AMONG), 0.5) for place, row in enumerate(ranked)}
     assert strategy.follow(items, Step(1, [], late.__getitem__, ranked)) is None
 
 
