@@ -31,11 +31,13 @@ from ml_backend.adapters.features import made_with
 from ml_backend.adapters.finetune_torch import TorchFinetuner
 from ml_backend.adapters.memory import MemoryFeatures
 from ml_backend.domain import Annotation, AnnotationId, Task, TaskId, TaskRecord
+from ml_backend.draw import Draw
 from ml_backend.memory_project import REF, MemoryProject
 from ml_backend.ports import Features, LabelStudio
 from ml_backend.services.auditing import ask_more, make_draw
 from ml_backend.services.certificate import Standing, standing
 from ml_backend.services.finetune import FullRound
+from ml_backend.services.suggest import suggest
 from ml_backend.simulation import Options
 from strategies.cost import CORRECT_SECONDS, PAGE_SECONDS
 from strategies.simulate import Person, Session, published
@@ -43,10 +45,10 @@ from strategies.target import Target
 
 CONFIDENCE = 0.95
 BACKBONE = "efficientnet-lite0"
-SELF_EPOCHS = 10
-LOOK = 25
+SELF_EPOCHS = 20
 AUDIT_SECONDS, REST_SECONDS = 1.4, 1.8
 """Of one audit, class by class, and of one image that is left, as measured here."""
+LAST = (100, 200, 300, 500, 1000, 2000, 5000)
 MOST_AUDITS = 0.5
 """Share of the frame after which no more audits are asked for."""
 
@@ -107,34 +109,40 @@ def stands(project: MemoryProject) -> Standing:
     return standing(draw, project.state.tasks(REF), project.state.annotations(REF))
 
 
-def worth_more(said: Standing) -> bool:
-    """Whether the audits to the next set may take people less time than labelling all that is left.
+def wrong_in_order(project: MemoryProject, draw: Draw, truth: np.ndarray) -> dict[str, list[int]]:
+    """Wrong suggestions among all but the last so many, by confidence alone and in the order of the draw."""
+    live = project.project.live
+    said = suggest(live, [live.row_of[TaskId(task)] for task in draw.tasks.tolist()], bulk=True)
+    wrong = np.array([int(one.labels[0]) for one in said]) != truth[draw.tasks - 1]
+    alone = np.array([one.confidence for one in said])
+    found = {}
+    for last in (0, *LAST):
+        sure = [np.argsort(-order, kind="stable")[: len(draw) - last] for order in (alone, draw.confidences)]
+        found[str(last)] = [int(wrong[rows].sum()) for rows in sure]
+    return found
 
-    Of all that is left, as in every set as many errors are tolerated: with the next one others pass.
+
+def worth_more(said: Standing) -> bool:
+    """Whether the audits to the next set probably take people less time than labelling what it spares them.
+
+    As many errors are tolerated in every set, so with the next one others pass: half of all that is left.
     """
-    if not said.more:
+    if not said.more or said.audited > MOST_AUDITS * len(said.draw):
         return False
-    left = len(said.draw) - (said.accepted.rung.size if said.accepted else 0)
-    return said.more * AUDIT_SECONDS < left * REST_SECONDS
+    spared = len(said.draw) if said.accepted is None else (len(said.draw) - said.accepted.rung.size) / 2
+    return said.more * AUDIT_SECONDS < spared * REST_SECONDS
 
 
 def audited(project: MemoryProject, session: Session) -> Standing:
-    """Audits until the whole frame is certified, or more are not worth it; looked at every 25."""
+    """Audits until the whole frame is certified, or more are not worth it: decided where none is waiting."""
     while True:
-        for _ in range(LOOK):
-            if not len(project.project.queue.mixing) or not session.turn():
-                break
+        while len(project.project.queue.mixing) and session.turn():
+            pass
         said = stands(project)
-        draw = said.draw
         sure = said.accepted.rung.size if said.accepted else 0
-        print(f"{said.audited} audits of {len(draw)}, a set of {sure} certified", flush=True)
-        if said.more == 0 or said.audited > MOST_AUDITS * len(draw):
+        print(f"{said.audited} audits of {len(said.draw)}, a set of {sure} certified", flush=True)
+        if not worth_more(said):
             return said
-        waiting = len(project.project.queue.mixing)
-        if (said.accepted is not None or not waiting) and not worth_more(said):
-            return said
-        if waiting:
-            continue
         ask_more(REF, project.state, project.artifacts, said.more or 1)
         project.project.happened("audits", {})
 
@@ -186,7 +194,10 @@ def certified(
     mark("labels")
     project.options = replace(project.options, train_labels=200, rank_every=20)  # for the simulation's speed
     features, target = project.learner.features, Target(error, CONFIDENCE)
-    make_draw(REF, project.state, project.artifacts, features, target, share=1.0, seed=seed, of_all=True)
+    draw = make_draw(
+        REF, project.state, project.artifacts, features, target, share=1.0, seed=seed, of_all=True
+    )
+    order = wrong_in_order(project, draw, truth)
     project.project.happened("audits", {})
     said = audited(project, session)
     taken = 0 if said.accepted is None else accept(project, session, said)
@@ -200,7 +211,9 @@ def certified(
         "data": name,
         "strategy": options.strategy,
         "seed": seed,
+        "tuned": options.tuned[name],
         "verdicts": verdicts,
+        "order": order,
         "marks": marks,
         "audits": said.audited,
         "accepted": taken,

@@ -150,8 +150,8 @@ def certified() -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     alike: dict[str, list[dict[str, Any]]] = {}
     for run in found["runs"]:
-        times = {0: "heads only", 1: "fine-tuned once"}
-        tuned = times.get(len(run["verdicts"]), f"fine-tuned {len(run['verdicts'])} times")
+        at = " and ".join(map(str, run["tuned"]))
+        tuned = f"fine-tuned after {at}" if at else "heads only"
         way = f"{run['data'].upper()} | `{run['strategy']}`, {run['marks']['labels'][0]} labels, {tuned}"
         alike.setdefault(way, []).append(run)
     for way, runs in alike.items():
@@ -173,6 +173,18 @@ def certified() -> Iterator[str]:
             f"| {row['data'].upper()} | by hand, `{row['strategy']}`, {seen} | {row['minutes']:.0f} "
             f"| 10,000 | 0 | 100% | |"
         )
+    yield ""
+    yield "Wrong suggestions among all open images but the last so many, ordered by confidence alone and as"
+    yield "draws are (`strategies/trust.py`):"
+    yield ""
+    firsts = {way: runs[0]["order"] for way, runs in alike.items()}
+    lasts = list(next(iter(firsts.values())))
+    yield f"| | | {' | '.join(f'all but {last}' if int(last) else 'all' for last in lasts)} |"
+    yield f"|---|---|{'---|' * len(lasts)}"
+    for way, order in firsts.items():
+        for number, name in enumerate(("confidence", "draw")):
+            counts = " | ".join(str(order[last][number]) for last in lasts)
+            yield f"| {way.replace(' | ', ', ')} | {name} | {counts} |"
     yield ""
 
 

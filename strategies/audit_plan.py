@@ -20,8 +20,9 @@ from strategies.target import Target
 
 Array = npt.NDArray[Any]
 
-STEPS = 40
-"""Sets that are tested one after the other, at most: their number costs nothing."""
+STEPS = 100
+"""Sets that are tested one after the other, at most: their number costs nothing, and the finer they are the
+fewer images that would have passed are left to people."""
 POWER = 0.9
 """Chance of success that a plan is made for."""
 HOPELESS = 0.05

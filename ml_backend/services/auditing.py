@@ -20,6 +20,7 @@ from ml_backend.services.suggest import suggest
 from strategies.audit_plan import plan
 from strategies.certify import MIXTURE, audits_needed
 from strategies.target import Target
+from strategies.trust import trusted
 
 SHARE = 0.5
 """Share of what people are served that are audits."""
@@ -30,8 +31,9 @@ def frozen(
 ) -> tuple[list[tuple[TaskId, Suggestion]], int, int]:
     """What the model says now of every open task that it can say something about, and its generation.
 
-    And how many labels there will be once everything open is labelled, less those that a machine gave.
-    Raises NotReady where there is no generation or nothing is suggested.
+    Surest first; confidences are handed out anew by ``strategies.trust`` where an image has one class. And
+    how many labels there will be once everything open is labelled, less those that a machine gave. Raises
+    NotReady where there is no generation or nothing is suggested.
     """
     generation = artifacts.generation(ref)
     if generation is None:
@@ -42,11 +44,21 @@ def frozen(
     pool.load_annotations(state.annotations(ref))
     rows = np.flatnonzero(pool.known & (pool.states == LabelState.OPEN)).tolist()
     said = zip(rows, suggest(pool, rows, bulk=True), strict=True)
-    found = [(TaskId(int(pool.ids[row])), suggestion) for row, suggestion in said if suggestion.labels]
-    if not found:
+    known = [(row, suggestion) for row, suggestion in said if suggestion.labels]
+    if not known:
         raise NotReady(
             f"Project {ref.id} has no open image with a suggestion.", "Label some first, then draw audits."
         )
+    confidences = np.array([suggestion.confidence for _, suggestion in known], np.float32)
+    if not spec.multiple:
+        there = [row for row, _ in known]
+        classes = np.array([pool.classes[suggestion.labels[0]] for _, suggestion in known])
+        confidences = trusted(confidences, classes, [pool.raw[there], pool.vectors("head")[there]])
+    order = np.argsort(-confidences, kind="stable").tolist()
+    found = [
+        (TaskId(int(pool.ids[known[n][0]])), replace(known[n][1], confidence=float(confidences[n])))
+        for n in order
+    ]
     labels = int(np.isin(pool.states, (LabelState.OPEN, LabelState.LABELLED)).sum())
     return found, generation.number, labels
 
@@ -69,13 +81,13 @@ def make_draw(
 
     The frame are the ``surest`` share of the open tasks, ``count`` of them audits; by default what
     ``audit_plan.plan`` says: audits of images that won't be taken over anyway would be lost. ``of_all``: the
-    target's errors are a share of all labels that there will be. Raises BadRequest for numbers that make no
-    sense, NotReady where nothing is suggested yet.
+    target's errors are a share of all labels that there will be, and no more audits are asked for at first
+    than would do if all suggestions were right. Raises BadRequest for numbers that make no sense, NotReady
+    where nothing is suggested yet.
     """
     _check(share, count, surest)
     found, generation, labels = frozen(ref, state, artifacts, features)
     target = replace(target, of=labels) if of_all else target
-    found.sort(key=lambda each: -each[1].confidence)
     confidences = np.array([suggestion.confidence for _, suggestion in found], np.float32)
     if surest is None:
         planned = plan(confidences, target)
@@ -85,6 +97,7 @@ def make_draw(
         audits = audits_needed(target, target.rate(size) / MIXTURE, size) or size
     found, confidences = found[:size], confidences[:size]
     audits = min(audits if count is None else count, size)
+    flawless = audits_needed(target, 0.0, size) or size
     seed = secrets.randbits(63) if seed is None else seed
     order = np.random.default_rng(seed).permutation(len(found))
     answers = sorted({suggestion.labels for _, suggestion in found})
@@ -97,7 +110,7 @@ def make_draw(
         generation=generation,
         target=target,
         planned=audits,
-        count=audits,
+        count=min(audits, flawless) if of_all and count is None else audits,
         share=share,
         hidden=hidden,
         answers=tuple(answers),

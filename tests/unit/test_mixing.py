@@ -12,6 +12,7 @@ from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import AnnotationId, TaskId
 from ml_backend.draw import Draw
 from ml_backend.services.auditing import ask_more, make_draw
+from strategies.certify import audits_needed
 from strategies.target import Target
 from tests.fakes import World
 
@@ -197,6 +198,8 @@ def test_errors_may_be_a_share_of_all_labels_that_there_will_be(world: World) ->
     parts = (world.ref, world.state, world.backend.artifacts, world.features)
     draw = make_draw(*parts, Target(0.1, 0.9), surest=0.5, of_all=True)
     assert (len(draw), draw.target.of, draw.target.tolerated(len(draw))) == (14, 30, 3)
+    assert draw.count == min(draw.planned, audits_needed(draw.target, 0.0, 14))
+    assert make_draw(*parts, Target(0.1, 0.9), surest=0.5, of_all=True, count=13).count == 13
 
 
 def test_every_task_is_equally_likely_to_be_an_audit(world: World) -> None:
