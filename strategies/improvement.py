@@ -43,7 +43,7 @@ def _best(pool: Pool, k: int, rng: np.random.Generator) -> Rows:
       say nothing about others, count for themselves only.
     - seconds(i): the pool's, else a prior (``seconds_of``): one key costs a fraction of a correction.
 
-    Cells are k-means groups of about 40 open items, at most 256. The best 32 are asked for class by class
+    Cells are k-means groups of about 40 open items, at most 256. The best are asked for class by class
     (``chains.grouped``), since an image of the class before takes a fraction of the time. Good from the
     first suggestions to the end: while M is large it learns, later it mops up. After expected error
     reduction (Roy & McCallum 2001) and return on investment (Haertel et al. 2008), without retraining.

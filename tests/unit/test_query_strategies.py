@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import strategies
 from strategies import Chain, Pool, Step, StrategyError, UnknownStrategy, auto, clusters, improvement, turns
-from strategies.chains import AMONG
+from strategies.chains import FEWEST, LABELS_PER_ITEM, MOST
 from strategies.coverage import badge
 from strategies.naming import parse
 from strategies.oddities import oddity_lof
@@ -194,8 +194,21 @@ def test_a_batch_is_asked_class_by_class_among_the_best_ranked_only(
     guess = {row: (int(place % 4 == 3), 0.5) for place, row in enumerate(ranked)}
     assert strategy.follow(items, Step(0, [], guess.__getitem__, ranked)) == ranked[0]
     assert strategy.follow(items, Step(1, [], guess.__getitem__, ranked)) == ranked[3]
-    late = {row: (int(place >= AMONG), 0.5) for place, row in enumerate(ranked)}
+    late = {row: (int(place == FEWEST), 0.5) for place, row in enumerate(ranked)}
     assert strategy.follow(items, Step(1, [], late.__getitem__, ranked)) is None
+
+
+def test_a_batch_grows_with_the_labels_up_to_a_limit() -> None:
+    labels = LABELS_PER_ITEM * MOST * 2
+    n = labels + MOST + 1
+    strategy = strategies.get("grouped(margin)")
+    assert isinstance(strategy, Chain)
+    ranked = list(range(labels, n))
+    for known, size in ((LABELS_PER_ITEM * 20, 20), (labels, MOST)):
+        items = pool(n, dict.fromkeys(range(known), 0), probabilities=np.full((n, 2), 0.5))
+        for place, found in ((size - 1, ranked[size - 1]), (size, None)):
+            guess = {row: (int(row != ranked[place]), 0.5) for row in ranked}
+            assert strategy.follow(items, Step(0, [], guess.__getitem__, ranked)) == found
 
 
 # ---- auto
