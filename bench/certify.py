@@ -35,10 +35,11 @@ from ml_backend.draw import Draw
 from ml_backend.memory_project import REF, MemoryProject
 from ml_backend.ports import Features, LabelStudio
 from ml_backend.services.auditing import ask_more, make_draw
-from ml_backend.services.certificate import Standing, standing
+from ml_backend.services.certificate import Aim, Standing, standing
 from ml_backend.services.finetune import FullRound
 from ml_backend.services.suggest import suggest
 from ml_backend.simulation import Options
+from strategies.certify import Tested
 from strategies.cost import CORRECT_SECONDS, PAGE_SECONDS
 from strategies.simulate import Person, Session, published
 from strategies.target import Target
@@ -49,8 +50,6 @@ SELF_EPOCHS = 20
 AUDIT_SECONDS, REST_SECONDS = 1.4, 1.8
 """Of one audit, class by class, and of one image that is left, as measured here."""
 LAST = (100, 200, 300, 500, 1000, 2000, 5000)
-MOST_AUDITS = 0.5
-"""Share of the frame after which no more audits are asked for."""
 
 
 class Pictures:
@@ -122,15 +121,10 @@ def wrong_in_order(project: MemoryProject, draw: Draw, truth: np.ndarray) -> dic
     return found
 
 
-def worth_more(said: Standing) -> bool:
-    """Whether the audits to the next set probably take people less time than labelling what it spares them.
-
-    As many errors are tolerated in every set, so with the next one others pass: half of all that is left.
-    """
-    if not said.more or said.audited > MOST_AUDITS * len(said.draw):
-        return False
-    spared = len(said.draw) if said.accepted is None else (len(said.draw) - said.accepted.rung.size) / 2
-    return said.more * AUDIT_SECONDS < spared * REST_SECONDS
+def worth_more(aim: Aim, accepted: Tested | None) -> bool:
+    """Whether more audits probably take people less time than labelling the images that they spare them."""
+    spared = aim.rung.size - (0 if accepted is None else accepted.rung.size)
+    return aim.more * AUDIT_SECONDS < spared * REST_SECONDS
 
 
 def audited(project: MemoryProject, session: Session) -> Standing:
@@ -141,9 +135,9 @@ def audited(project: MemoryProject, session: Session) -> Standing:
         said = stands(project)
         sure = said.accepted.rung.size if said.accepted else 0
         print(f"{said.audited} audits of {len(said.draw)}, a set of {sure} certified", flush=True)
-        if not worth_more(said):
+        if said.aim is None or not worth_more(said.aim, said.accepted):
             return said
-        ask_more(REF, project.state, project.artifacts, said.more or 1)
+        ask_more(REF, project.state, project.artifacts, said.aim.more)
         project.project.happened("audits", {})
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from ml_backend.draw import Draw
 from ml_backend.errors import BadRequest
 from ml_backend.services.certificate import Standing
-from strategies.certify import audits_needed
+from strategies.certify import Rung, audits_needed
 from strategies.target import Target
 
 
@@ -134,25 +134,31 @@ def _anew(draw: Draw, project: int) -> str:
 
 
 def _show_more(found: Standing, project: int, say: Callable[[str], None]) -> None:
-    draw, failed = found.draw, found.certificate.failed
+    draw, failed, aim = found.draw, found.certificate.failed, found.aim
     if failed is None:
         say("Every image of the draw is certified.")
         return
-    what = f"the {failed.rung.size} images with confidence {failed.rung.threshold:.3f} or more"
-    so_far = f"{failed.wrong} of {failed.audited} audits among them wrong so far"
-    if found.more is None:
+    if aim is None:
+        what, so_far = _set(failed.rung, failed.audited, failed.wrong)
         say(
             f"More audits won't certify {what} ({so_far}): label more, wait for the next generation, then "
             f"draw anew: {_anew(draw, project)}"
         )
         return
-    lacking = max(0, found.more - found.waiting)
-    time = (
-        f", about {duration(found.more / draw.share * found.seconds)} of labelling" if found.seconds else ""
-    )
-    say(f"For {what} it takes about {found.more} more audits{time} ({so_far}).")
+    what, so_far = _set(aim.rung, aim.audited, aim.wrong)
+    lacking = max(0, aim.more - found.waiting)
+    time = f", about {duration(aim.more / draw.share * found.seconds)} of labelling" if found.seconds else ""
+    say(f"For {what} it takes about {aim.more} more audits{time} ({so_far}).")
     if lacking:
         say(f"{lacking} of them are not asked for yet: rush audit --project {project} --more {lacking}")
+
+
+def _set(rung: Rung, audited: int, wrong: int) -> tuple[str, str]:
+    """What a set is, and what its audits say so far."""
+    return (
+        f"the {rung.size} images with confidence {rung.threshold:.3f} or more",
+        f"{wrong} of {audited} audits among them wrong so far",
+    )
 
 
 def percent(share: float) -> str:

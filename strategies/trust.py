@@ -42,7 +42,7 @@ def trusted(confidences: Floats, labels: Rows, spaces: Sequence[Floats]) -> Floa
     mistaken for. After the trust score (Jiang, Kim, Guan & Gupta 2018). Ties keep the order of confidence.
     Raises StrategyError where lengths differ or something is not finite.
     """
-    if any(len(part) != len(confidences) for part in (labels, *spaces)):
+    if len(labels) != len(confidences) or any(len(space) != len(confidences) for space in spaces):
         raise StrategyError(f"{len(confidences)} confidences need as many labels and vectors.")
     if not all(np.isfinite(part).all() for part in (confidences, *spaces)):
         raise StrategyError("Confidences and vectors must be finite.")

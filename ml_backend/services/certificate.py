@@ -13,8 +13,32 @@ from ml_backend.domain import Annotation, LabelState, Suggestion, TaskId
 from ml_backend.draw import Draw
 from ml_backend.services.labels import settle_all
 from strategies.audit_plan import ladder
-from strategies.certify import MIXTURE, Certificate, Tested, audits_needed, certify, overall_error
+from strategies.certify import (
+    MIXTURE,
+    Certificate,
+    Rung,
+    Tested,
+    audits_needed,
+    certify,
+    overall_error,
+)
 from strategies.cost import busy
+
+AIMS = 20
+"""Sets among those not certified yet that are looked at for the one to aim at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A set that is not certified yet, its audits so far, and how many ``more`` it probably takes.
+
+    ``more`` are audits of the whole frame, if errors come as they came so far.
+    """
+
+    rung: Rung
+    audited: int
+    wrong: int
+    more: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +48,10 @@ class Standing:
     ``accepted``: the largest certified set, None so far where there is none. ``rest``: positions in the draw
     of its images that nobody has answered; at most ``wrong`` of their suggestions are wrong, a rate of
     ``bound``. That may lie above the target, which is for the whole set or for all labels, where people have
-    answered many of those that were right. ``more``: audits still to be answered until the next set is
-    certified if errors come as they came so far, None where too many were wrong. ``refuted``: people have
-    found more wrong suggestions in a certified set than it may hold: the promise failed, as it may in a few
-    cases.
+    answered many of those that were right. ``aim``: the set whose certificate would save people most answers
+    beyond those of the audits it takes, else the next one; None where all are certified or too many audits
+    were wrong. ``refuted``: people have found more wrong suggestions in a certified set than it may hold: the
+    promise failed, as it may in a few cases.
     ``overall`` bounds the error of people's ``human`` labels and the rest together; ``earlier`` labels that
     were taken over under other certificates are not in it. ``seconds``: mean time of an answer, 0 where
     unknown.
@@ -43,7 +67,7 @@ class Standing:
     rest: npt.NDArray[np.int64]
     wrong: int
     bound: float
-    more: int | None
+    aim: Aim | None
     refuted: bool
     overall: float
     seconds: float
@@ -99,7 +123,9 @@ def standing(
         rest=rest,
         wrong=wrong,
         bound=bound,
-        more=_more(draw, certificate.failed),
+        aim=_aim(draw, rungs[len(certificate.tested) - 1 :], outcomes[:audited] == 0, accepted)
+        if certificate.failed is not None
+        else None,
         refuted=certificate.accepted is not None and accepted is None,
         overall=overall_error(len(rest), bound, human, human_error),
         seconds=float(times.mean()) if len(times) else 0.0,
@@ -121,12 +147,21 @@ def _outcomes(
     return outcomes
 
 
-def _more(draw: Draw, failed: Tested | None) -> int | None:
-    """Audits of the whole frame that are still needed for the first set that is not certified."""
-    if failed is None:
-        return 0
-    target, rung = draw.target, failed.rung
-    tolerated = target.rate(rung.size)
-    expected = (failed.wrong + 1) / (failed.audited + MIXTURE / tolerated)  # a few audits prove nothing
-    needed = audits_needed(target, expected, rung.size, audited=failed.audited, wrong=failed.wrong)
-    return None if needed is None else math.ceil((needed - failed.audited) * len(draw) / rung.size)
+def _aim(draw: Draw, rungs: list[Rung], wrong: npt.NDArray[np.bool_], accepted: Tested | None) -> Aim | None:
+    """The set to aim at among ``rungs``, those from the first that failed; ``wrong`` (n,) of the audits."""
+    confidences, target = draw.confidences[: len(wrong)], draw.target
+    found: list[Aim] = []
+    for rung in rungs[:: math.ceil(len(rungs) / AIMS)]:
+        inside = confidences >= rung.threshold
+        audited, errors = int(inside.sum()), int(wrong[inside].sum())
+        expected = (errors + 1) / (audited + MIXTURE / target.rate(rung.size))  # a few audits prove nothing
+        needed = audits_needed(target, expected, rung.size, audited=audited, wrong=errors)
+        if needed is None:
+            break  # and none of those that hold this set
+        more = math.ceil((needed - audited) * len(draw) / rung.size)
+        more = max(more, found[-1].more if found else 0)  # those before it have to pass too
+        found.append(Aim(rung, audited, errors, more))
+    spared = 0 if accepted is None else accepted.rung.size
+    worth = [aim.rung.size - spared - aim.more for aim in found]
+    best = int(np.argmax(worth)) if found else 0
+    return None if not found else found[best if worth[best] > 0 else 0]

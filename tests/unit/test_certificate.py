@@ -72,19 +72,18 @@ def test_no_audit_certifies_nothing_and_says_what_it_takes() -> None:
     draw = make(1000)
     found = stand(draw, [])
     assert (found.accepted, len(found.rest), found.audited, found.waiting) == (None, 0, 0, 100)
-    assert found.more is not None
-    assert 20 <= found.more <= 300
+    assert found.aim is not None
+    assert 20 <= found.aim.more <= 300
 
 
 def test_as_many_audits_as_announced_certify_the_next_set_when_errors_come_as_before() -> None:
     draw = make(1000)
     found = stand(draw, [])
-    first = found.certificate.failed
-    answers = [answer(task) for task in draw.tasks.tolist()[: found.more + 10]]
+    assert found.aim is not None
+    answers = [answer(task) for task in draw.tasks.tolist()[: found.aim.more + 10]]
     again = stand(draw, answers)
-    assert first is not None
     assert again.accepted is not None
-    assert again.accepted.rung.size >= first.rung.size
+    assert again.accepted.rung.size >= found.aim.rung.size
 
 
 def test_what_a_strategy_asked_about_is_no_audit() -> None:
@@ -142,7 +141,7 @@ def test_labels_of_earlier_certificates_are_told_apart() -> None:
 def test_a_few_wrong_audits_at_the_beginning_prove_nothing_yet() -> None:
     draw = make(10_000, error=0.01)
     first, *others = draw.audits[:10]
-    assert stand(draw, [answer(first, "b"), *map(answer, others)]).more is not None
+    assert stand(draw, [answer(first, "b"), *map(answer, others)]).aim is not None
 
 
 def test_errors_that_people_found_are_no_longer_in_the_rest() -> None:
@@ -175,7 +174,7 @@ def test_where_people_took_the_right_ones_the_rest_s_own_bound_says_so() -> None
 def test_hopeless_suggestions_say_so() -> None:
     draw = make(1000)
     found = stand(draw, [answer(task, "b") for task in draw.audits])
-    assert (found.accepted, found.more) == (None, None)
+    assert (found.accepted, found.aim) == (None, None)
 
 
 def project(random, *, threshold_errors: tuple[float, float], picks: str, delta: float):
