@@ -48,9 +48,8 @@ class Standing:
     ``accepted``: the largest certified set, None so far where there is none. ``rest``: positions in the draw
     of its images that nobody has answered; at most ``wrong`` of their suggestions are wrong, a rate of
     ``bound``. That may lie above the target, which is for the whole set or for all labels, where people have
-    answered many of those that were right. ``aim``: the set whose certificate would save people most answers
-    beyond those of the audits it takes, else the next one; None where all are certified or too many audits
-    were wrong. ``refuted``: people have found more wrong suggestions in a certified set than it may hold: the
+    answered many of those that were right. ``aim``: the set that spares people most answers for each audit that it
+    takes; None where all are certified or too many audits were wrong. ``refuted``: people have found more wrong suggestions in a certified set than it may hold: the
     promise failed, as it may in a few cases.
     ``overall`` bounds the error of people's ``human`` labels and the rest together; ``earlier`` labels that
     were taken over under other certificates are not in it. ``seconds``: mean time of an answer, 0 where
@@ -161,7 +160,6 @@ def _aim(draw: Draw, rungs: list[Rung], wrong: npt.NDArray[np.bool_], accepted: 
         more = math.ceil((needed - audited) * len(draw) / rung.size)
         more = max(more, found[-1].more if found else 0)  # those before it have to pass too
         found.append(Aim(rung, audited, errors, more))
-    spared = 0 if accepted is None else accepted.rung.size
-    worth = [aim.rung.size - spared - aim.more for aim in found]
-    best = int(np.argmax(worth)) if found else 0
-    return None if not found else found[best if worth[best] > 0 else 0]
+    certified = 0 if accepted is None else accepted.rung.size
+    spared = [(aim.rung.size - certified) / aim.more for aim in found]
+    return found[int(np.argmax(spared))] if found else None
