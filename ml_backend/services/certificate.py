@@ -48,9 +48,9 @@ class Standing:
     ``accepted``: the largest certified set, None so far where there is none. ``rest``: positions in the draw
     of its images that nobody has answered; at most ``wrong`` of their suggestions are wrong, a rate of
     ``bound``. That may lie above the target, which is for the whole set or for all labels, where people have
-    answered many of those that were right. ``aim``: the set that spares people most answers for each audit that it
-    takes; None where all are certified or too many audits were wrong. ``refuted``: people have found more wrong suggestions in a certified set than it may hold: the
-    promise failed, as it may in a few cases.
+    answered many of those that were right. ``aim``: the set that spares people most answers for each audit
+    that it takes; None where all are certified or too many audits were wrong. ``refuted``: people have found
+    more wrong suggestions in a certified set than it may hold: the promise failed, as it may in a few cases.
     ``overall`` bounds the error of people's ``human`` labels and the rest together; ``earlier`` labels that
     were taken over under other certificates are not in it. ``seconds``: mean time of an answer, 0 where
     unknown.
