@@ -86,7 +86,7 @@ def ladder(confidences: Array, target: Target, audits: int) -> list[Rung]:
 
 def _at_least(audits: int, share: float) -> int:
     """How many of the audits fall into a set of this share of the frame, all but surely (two deviations)."""
-    return max(int(audits * share - 2 * (audits * share * (1 - share)) ** 0.5), 1)
+    return max(int(audits * share - 2 * (audits * share * (1 - share)) ** 0.5), 0)
 
 
 def plan(confidences: Array, target: Target) -> Plan:

@@ -120,3 +120,10 @@ def test_expected_errors_are_of_the_surest_so_many():
 def test_impossible_numbers_are_refused(call):
     with pytest.raises(StrategyError):
         call()
+
+
+@pytest.mark.parametrize("of", [0, 200])
+def test_the_first_set_is_large_enough_to_hold_audits(of: int) -> None:
+    confidences = np.linspace(0.3, 0.999, 110).astype(np.float32)
+    first = ladder(confidences, Target(0.4, 0.9, of), 24)[0]
+    assert 24 * first.size / 110 >= 2, "hardly any audit would fall into it, and where it fails all others do"
