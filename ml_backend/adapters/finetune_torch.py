@@ -18,9 +18,9 @@ from ml_backend.adapters.backbones import weights_path
 from ml_backend.adapters.decode import DEFAULT_LIMITS, Limits, decode
 from ml_backend.adapters.devices import torch_device
 from ml_backend.adapters.features import feature_set
-from ml_backend.adapters.finetune_training import Progress, Recipe, Taught, Training
+from ml_backend.adapters.finetune_training import Recipe, Taught, Training
 from ml_backend.adapters.pipeline import cpus, in_order
-from ml_backend.adapters.ranks import Ranks, together
+from ml_backend.adapters.ranks import Progress, Ranks, together
 from ml_backend.errors import BadImage
 from ml_backend.generation import Array
 

@@ -21,12 +21,11 @@ from torch import Tensor, nn
 
 from ml_backend.adapters.backbones import backbone, pixels_to_features
 from ml_backend.adapters.finetune_model import Linear, Model, Teacher, loss_of, moved, rate, shaken
-from ml_backend.adapters.ranks import Ranks
+from ml_backend.adapters.ranks import Progress, Ranks
 from ml_backend.generation import Array
 
 log = logging.getLogger(__name__)
 
-Progress = Callable[[int, int], None]
 BATCH = 32
 LEAST_STEPS = 25
 """Steps between two looks at the watched images, where an epoch is shorter."""

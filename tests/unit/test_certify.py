@@ -39,6 +39,8 @@ def test_the_hypergeometric_bound_is_the_largest_count_that_is_not_ruled_out(dat
     assert wrong <= bound <= largest
     assert bound == wrong or hypergeom.cdf(wrong, population, bound, audited) > 1 - confidence
     assert bound == largest or hypergeom.cdf(wrong, population, bound + 1, audited) <= 1 - confidence
+    if audited and not wrong:  # where most are wrong it may lie above
+        assert bound / population <= binomial_upper(0, audited, confidence) + 1e-9
 
 
 def ever_too_much(population: int, wrong: int, tolerated: int, delta: float) -> float:
