@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from multiprocessing import get_context
 from typing import Any
@@ -99,3 +100,7 @@ def _run(
         work(Ranks(rank, size), device, tell, *arguments)
     finally:
         distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads of gloo may still release a tensor, which aborts in an interpreter that is being finalized.
+    os._exit(0)
