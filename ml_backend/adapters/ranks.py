@@ -66,8 +66,10 @@ def together(size: int, work: Callable[..., None], arguments: tuple[Any, ...], p
     port = free_port()
     context = spawn(_run, (size, port, cuda, queue, work, arguments), nprocs=size, join=False)
     assert context is not None  # noqa: S101
+    ended = False
     try:
-        while not context.join(0.2):
+        while not ended:
+            ended = context.join(0.2)
             while not queue.empty():
                 progress(*queue.get())
     except (ProcessExitedException, ProcessRaisedException) as error:
