@@ -2,11 +2,12 @@
 
 PYTHONPATH=. python bench/certify.py --mnist mnist-test-10k.npz --cifar10 cifar10-test.tar --cache DIR
 
-With the machine: people label so many images in the order of the strategy, and after the numbers given the
-backbone is fine-tuned on them (``rush train --full``) and published if it is better (on CIFAR-10 at 64 px it
-was not, so there are only heads); audits are drawn and answered until a set is certified
-(``rush audit --of-all``, ``rush certify``); that set is taken over, and people answer what is left. All by
-the product's own code, on people who are never wrong and cost what QuickSort/Rush publishes.
+With the machine: people label in the order of the strategy, and after the numbers given the backbone is
+fine-tuned (``rush train --full``), until one is better and published (on CIFAR-10 at 64 px it never was, so
+there are only heads); audits are drawn and answered until a set is certified (``rush audit --of-all``,
+``rush certify``); that set is taken over, and people answer what is left. All by the product's own code, on
+people who are never wrong and cost what QuickSort/Rush publishes. Each set of labels is asked for by the
+strategy with the images in another order (the first as they are), and has a network of its own.
 By hand: people answer every image, in random order with and without suggestions, and along chains.
 Runs are kept in the cache folder, so a second call goes on.
 """
@@ -18,7 +19,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Any, cast
 
@@ -46,7 +47,6 @@ from strategies.target import Target
 
 CONFIDENCE = 0.95
 BACKBONE = "efficientnet-lite0"
-SELF_EPOCHS = 20
 AUDIT_SECONDS, REST_SECONDS = 1.4, 1.8
 """Of one audit, class by class, and of one image that is left, as measured here."""
 LAST = (100, 200, 300, 500, 1000, 2000, 5000)
@@ -74,8 +74,10 @@ def told(stage: str, done: int, total: int) -> None:
         print(f"{done} of {total} {stage}", flush=True)
 
 
-def full_round(project: MemoryProject, images: list[bytes], size: int, folder: Path) -> str:
-    """Fine-tune, embed all images anew and publish if better; returns the verdict."""
+def full_round(
+    project: MemoryProject, images: list[bytes], size: int, folder: Path, epochs: int
+) -> tuple[str, bool]:
+    """Fine-tune, embed all images anew and publish if better; returns the verdict and whether it was."""
     keys = project.state.tasks(REF)
 
     def embed(feature_set: str, addresses: object) -> None:
@@ -91,14 +93,14 @@ def full_round(project: MemoryProject, images: list[bytes], size: int, folder: P
         project.learner,
         project.learner_on,
         embed,
-        TorchFinetuner(BACKBONE, size, "cpu", folder, epochs=SELF_EPOCHS),
+        TorchFinetuner(BACKBONE, size, "cpu", folder, epochs=epochs),
         cast(LabelStudio, Pictures(images)),
         told,
     ).run(REF)
     if outcome.generation is not None:
         project.learner = project.learner_on(outcome.generation.backbone)
         project.project.happened("generation", {})
-    return str(outcome.manifest["full"])
+    return str(outcome.manifest["full"]), outcome.generation is not None
 
 
 def stands(project: MemoryProject) -> Standing:
@@ -159,15 +161,19 @@ def certified(
     truth: np.ndarray,
     images: list[bytes],
     options: argparse.Namespace,
+    labels: int,
     seed: int,
 ) -> dict[str, Any]:
-    """One run with the machine; see above."""
+    """One run with the machine, on this set of labels and with this draw of audits; see above."""
     began, size, error, folder = (
         time.time(),
         options.size[name],
         options.error[name],
         options.cache / "networks",
     )
+    if labels:
+        order = np.random.default_rng(labels).permutation(len(truth))
+        stored, truth, images = stored[order], truth[order], [images[row] for row in order]
     classes = [str(number) for number in range(int(truth.max()) + 1)]
     project = MemoryProject(stored, classes, np.empty(0, np.int64), options.strategy, Options())
     session = Session(project, truth, [Person()], published, seed=seed)
@@ -176,22 +182,23 @@ def certified(
     def mark(stage: str) -> None:
         marks[stage] = [session.turns, round(session.seconds, 1)]
         print(
-            f"{name} {options.strategy} {seed}: {stage} {marks[stage]} {time.time() - began:.0f} s",
+            f"{name} {options.strategy} {labels} {seed}: {stage} {marks[stage]} {time.time() - began:.0f} s",
             flush=True,
         )
 
-    verdicts = []
-    while session.turns < options.labels[name] and session.turn():
+    verdicts, better = [], False
+    while not better and session.turns < options.labels[name] and session.turn():
         if session.turns in options.tuned[name]:
-            verdicts.append(full_round(project, images, size, folder))
-            print(verdicts[-1], flush=True)
+            verdict, better = full_round(project, images, size, folder, options.self_epochs)
+            verdicts.append(verdict)
+            print(verdict, flush=True)
     mark("labels")
     project.options = replace(project.options, train_labels=200, rank_every=20)  # for the simulation's speed
     features, target = project.learner.features, Target(error, CONFIDENCE)
     draw = make_draw(
         REF, project.state, project.artifacts, features, target, share=1.0, seed=seed, of_all=True
     )
-    order = wrong_in_order(project, draw, truth)
+    wrong = wrong_in_order(project, draw, truth)
     project.project.happened("audits", {})
     said = audited(project, session)
     taken = 0 if said.accepted is None else accept(project, session, said)
@@ -204,10 +211,11 @@ def certified(
     return {
         "data": name,
         "strategy": options.strategy,
+        "labels": labels,
         "seed": seed,
-        "tuned": options.tuned[name],
+        "fine_tuned": better,
         "verdicts": verdicts,
-        "order": order,
+        "order": wrong,
         "marks": marks,
         "audits": said.audited,
         "accepted": taken,
@@ -249,10 +257,12 @@ def main() -> None:
     parser.add_argument("--cifar10", type=Path)
     parser.add_argument("--mnist", type=Path)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, default=5, help="draws of audits")
+    parser.add_argument("--sets", type=int, default=4, help="sets of labels")
+    parser.add_argument("--seeds", type=int, default=5, help="draws of audits for each")
+    parser.add_argument("--self-epochs", type=int, default=10, help="as RUSH_SELF_EPOCHS")
     parser.add_argument("--strategies", nargs="+", default=["rush"])
-    for name, labels, tuned in (("mnist", 100, [100]), ("cifar10", 600, [])):
-        parser.add_argument(f"--{name}-labels", type=int, default=labels)
+    for name, labels, tuned in (("mnist", 200, [100, 150, 200]), ("cifar10", 600, [])):
+        parser.add_argument(f"--{name}-labels", type=int, default=labels, help="at most")
         parser.add_argument(f"--{name}-tuned", type=int, nargs="*", default=tuned)
     parser.add_argument("--hand", action="store_true", help="also every image by hand, which takes long")
     parser.add_argument("--out", type=Path)
@@ -269,12 +279,12 @@ def main() -> None:
         truth = np.unique(labels, return_inverse=True)[1]
         images = [data for _, data in found]
         at = options.cache / "certify"
-        for seed in range(options.seeds):
-            for strategy in options.strategies:
-                options.strategy = strategy
-                tuned = "+".join(map(str, options.tuned[name]))
-                file = at / f"{name}-{strategy}-{options.labels[name]}-{tuned}-{seed}.json"
-                runs.append(kept(file, lambda: certified(name, stored, truth, images, options, seed)))  # noqa: B023
+        tuned = "+".join(map(str, options.tuned[name]))
+        for number, seed, strategy in product(range(options.sets), range(options.seeds), options.strategies):
+            options.strategy = strategy
+            last = f"{options.labels[name]}-{tuned}-{options.self_epochs}"
+            file = at / f"{name}-{strategy}-{last}-{number}-{seed}.json"
+            runs.append(kept(file, lambda: certified(name, stored, truth, images, options, number, seed)))  # noqa: B023
         if options.hand:
             for strategy in ("random", "cluster_chain"):
                 file = at / f"{name}-{strategy}-hand.json"

@@ -143,30 +143,28 @@ def certified() -> Iterator[str]:
     yield ""
     yield "10,000 images (`bench/certify.py`, 95 % confidence; at most 1 % of all labels wrong, 10 % of"
     yield "CIFAR-10's): minutes are those of the labels, of the audits and of what is left to people."
-    yield "Draws of audits differ, labels and network are the same: what a draw costs is decided by how many"
-    yield "of its few hundred audits happen to be wrong, none of them or three."
+    yield "A set of labels is what the strategy asks for with the images in another order; each has a network"
+    yield "of its own and several draws of audits. What a draw costs is decided by how many of its few"
+    yield "hundred audits happen to be wrong, none of them or three."
     yield ""
     yield "| data | way | minutes | answers | taken over | labels right | certified |"
     yield "|---|---|---|---|---|---|---|"
-    alike: dict[str, list[dict[str, Any]]] = {}
+    ways: dict[str, list[dict[str, Any]]] = {}
+    sets: dict[str, list[dict[str, Any]]] = {}
     for run in found["runs"]:
-        at = " and ".join(map(str, run["tuned"]))
-        tuned = f"fine-tuned after {at}" if at else "heads only"
-        way = f"{run['data'].upper()} | `{run['strategy']}`, {run['marks']['labels'][0]} labels, {tuned}"
-        alike.setdefault(way, []).append(run)
-    for way, runs in alike.items():
-        minutes = [run["minutes"] for run in runs]
-        spread = f", {min(minutes):.1f} to {max(minutes):.1f}" if len(runs) > 1 else ""
-        stages = [[run["marks"][stage][1] / 60 for run in runs] for stage in ("labels", "audits", "rest")]
-        parts = " + ".join(f"{np.mean(part):.1f}" for part in np.diff(stages, axis=0, prepend=0))
-        yield (
-            f"| {way}, {len(runs)} {'draws' if len(runs) > 1 else 'draw'} of audits "
-            f"| **{np.mean(minutes):.1f}** ({parts}){spread} "
-            f"| {np.mean([run['marks']['rest'][0] for run in runs]):,.0f} "
-            f"| {np.mean([run['accepted'] for run in runs]):,.0f} "
-            f"| {min(run['right'] for run in runs):.2%} or more "
-            f"| ≤ {max(run['certified_error'] for run in runs):.2%} of all wrong |"
-        )
+        ways.setdefault(f"{run['data'].upper()} | `{run['strategy']}`", []).append(run)
+    for way, runs in ways.items():
+        alike = {
+            number: [run for run in runs if run["labels"] == number] for number in {r["labels"] for r in runs}
+        }
+        if len(alike) > 1:
+            yield _certified_row(f"{way}, {len(alike)} sets of labels", runs)
+        for number, some in sorted(alike.items()):
+            tuned = "fine-tuned" if some[0]["fine_tuned"] else "heads only"
+            named = f"{way}, set {number + 1}" if len(alike) > 1 else way
+            one = f"{named}: {some[0]['marks']['labels'][0]} labels, {tuned}"
+            sets[one] = some
+            yield _certified_row(one, some)
     for row in found["by_hand"]:
         seen = "with suggestions" if row.get("suggestions", True) else "without suggestions"
         yield (
@@ -177,7 +175,7 @@ def certified() -> Iterator[str]:
     yield "Wrong suggestions among all open images but the last so many, ordered by confidence alone and as"
     yield "draws are (`strategies/trust.py`):"
     yield ""
-    firsts = {way: runs[0]["order"] for way, runs in alike.items()}
+    firsts = {one: runs[0]["order"] for one, runs in sets.items()}
     lasts = list(next(iter(firsts.values())))
     yield f"| | | {' | '.join(f'all but {last}' if int(last) else 'all' for last in lasts)} |"
     yield f"|---|---|{'---|' * len(lasts)}"
@@ -186,6 +184,21 @@ def certified() -> Iterator[str]:
             counts = " | ".join(str(order[last][number]) for last in lasts)
             yield f"| {way.replace(' | ', ', ')} | {name} | {counts} |"
     yield ""
+
+
+def _certified_row(way: str, runs: list[dict[str, Any]]) -> str:
+    minutes = [run["minutes"] for run in runs]
+    spread = f", {min(minutes):.1f} to {max(minutes):.1f}" if len(runs) > 1 else ""
+    stages = [[run["marks"][stage][1] / 60 for run in runs] for stage in ("labels", "audits", "rest")]
+    parts = " + ".join(f"{np.mean(part):.1f}" for part in np.diff(stages, axis=0, prepend=0))
+    return (
+        f"| {way}, {len(runs)} {'draws' if len(runs) > 1 else 'draw'} of audits "
+        f"| **{np.mean(minutes):.1f}** ({parts}){spread} "
+        f"| {np.mean([run['marks']['rest'][0] for run in runs]):,.0f} "
+        f"| {np.mean([run['accepted'] for run in runs]):,.0f} "
+        f"| {min(run['right'] for run in runs):.2%} or more "
+        f"| ≤ {max(run['certified_error'] for run in runs):.2%} of all wrong |"
+    )
 
 
 def beside_peers() -> Iterator[str]:

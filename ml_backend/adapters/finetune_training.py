@@ -20,7 +20,16 @@ import torch
 from torch import Tensor, nn
 
 from ml_backend.adapters.backbones import backbone, pixels_to_features
-from ml_backend.adapters.finetune_model import Linear, Model, Teacher, loss_of, moved, rate, shaken
+from ml_backend.adapters.finetune_model import (
+    Linear,
+    Model,
+    Teacher,
+    loss_of,
+    moved,
+    quick_on_cpu,
+    rate,
+    shaken,
+)
 from ml_backend.adapters.ranks import Progress, Ranks
 from ml_backend.generation import Array
 
@@ -90,6 +99,8 @@ class Training:
 
         module = pixels_to_features(backbone(recipe.base), recipe.size).to(device)
         module = module.to(memory_format=torch.channels_last)
+        if device.type == "cpu":
+            quick_on_cpu(module)
         self._model = Model(module, self._classifier(module))
         ranks.alike(self._model)
 

@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 
+import strategies
 from ml_backend.domain import ContentKey, ProjectRef, TaskId
 from ml_backend.errors import NotReady
-from ml_backend.generation import Generation, judged
+from ml_backend.generation import Array, Floats, Generation, judged
 from ml_backend.ports import Finetuner, LabelStudio
 from ml_backend.services.ingest import THREADS, ahead, download
 from ml_backend.services.learn import Learner
 from ml_backend.services.projection import fit_pca
-from ml_backend.services.train import TrainOutcome, folds, standard_error
+from ml_backend.services.train import TrainOutcome, standard_error
 from ml_backend.wire import image_of
+from strategies.pool import Rows
 
 log = logging.getLogger(__name__)
 
@@ -70,10 +72,12 @@ class FullRound:
         ]
         addresses = {task: address for task, address in tasks if address}
 
-        held_out = folds(labelled.targets, multiple=multiple)[0]
+        held_out, watching = set_aside(
+            current.pca.encode(self.learner.features.get(labelled.keys)),
+            np.zeros(len(labelled.keys), np.int64) if multiple else labelled.targets,
+        )
         shown = np.setdiff1d(np.arange(len(labelled.keys)), held_out)
-        watched = np.zeros(len(shown), bool)
-        watched[folds(labelled.targets[shown], multiple=multiple)[0][::2]] = True
+        watched = np.isin(shown, watching)
         taught = [labelled.tasks[row] for row in shown.tolist()]
         keys_of = self.learner.state.tasks(ref)
         known = set(labelled.tasks)
@@ -122,6 +126,27 @@ class FullRound:
                     log.warning("project %s: %s is left out: %s", ref.id, address, data)
                 else:
                     yield keys[address], data
+
+
+def set_aside(vectors: Floats, kinds: Array) -> tuple[Rows, Rows]:
+    """Rows that judge the network (a fifth) and that say when to stop (a tenth of the others).
+
+    Of unit vectors (n, d) and their kinds (n,), evenly, but as long as there are others none of the first
+    half of each kind in farthest-first order (Gonzalez 1985): a style of image that has only one label yet
+    is for the network to learn. What judges is therefore rather the ordinary images.
+    """
+    random, turn = np.random.default_rng(0), np.empty(len(kinds))
+    for kind in np.unique(kinds):
+        rows = np.flatnonzero(kinds == kind)
+        known = np.zeros(len(rows), bool)
+        pool = strategies.Pool(vectors[rows], ~known, known, np.full(len(rows), -1))
+        order = rows[strategies.select("diversity", pool, len(rows)).rows]
+        first, rest = order[: (len(rows) + 1) // 2], order[(len(rows) + 1) // 2 :]
+        turn[first] = 1.0
+        turn[random.permutation(rest)] = (np.arange(len(rest)) + random.random()) / len(rows)
+    order = np.argsort(turn, kind="stable")
+    fifth = -(-len(order) // 5)
+    return order[:fifth], order[fifth : fifth + len(order[fifth:]) // 10]
 
 
 def compare(plain: Mapping[str, Any], full: Mapping[str, Any]) -> tuple[str, bool]:

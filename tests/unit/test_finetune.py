@@ -22,6 +22,7 @@ from ml_backend.adapters.digits import write_digits
 from ml_backend.adapters.embedder_openvino import OpenVinoEmbedder
 from ml_backend.adapters.embedder_torch import TorchEmbedder
 from ml_backend.adapters.features import made_with
+from ml_backend.adapters.finetune_model import Linear, Model, Teacher, quick_on_cpu
 from ml_backend.adapters.finetune_torch import TorchFinetuner
 from ml_backend.adapters.finetune_training import Training
 from ml_backend.adapters.state_redis import RedisState
@@ -243,6 +244,36 @@ def test_better_means_surer_of_what_is_right_on_the_same_images_beyond_chance() 
     assert compare(record(all_right, 0.6), record(all_right, 0.95))[1], "surer of what is right"
     assert not compare(record(all_right, 0.95), record(all_right, 0.6))[1]
     assert not compare(record(all_right, 0.6), record({**all_right, 0: 0.0}, 0.95))[1], "fewer are right"
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "stride"),
+    [(2, 5, 1), (4, 5, 1), (2, 3, 1), (3, 5, 2), (8, 3, 1)],
+)
+def test_quick_depthwise_convolutions_give_the_same_numbers(side: int, kernel: int, stride: int) -> None:
+    torch.manual_seed(0)
+    plain = nn.Sequential(nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=6), nn.Conv2d(6, 2, 1))
+    quick = deepcopy(plain)
+    quick_on_cpu(quick)
+    images = torch.randn(5, 6, side, side)
+    said = [network(images) for network in (plain, quick)]
+    torch.testing.assert_close(*said)
+    for answer in said:
+        answer.square().sum().backward()
+    for one, other in zip(plain.parameters(), quick.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+def test_a_teacher_of_a_quick_network_has_weights_of_its_own() -> None:
+    network = nn.Sequential(nn.Conv2d(4, 4, 5, 1, 2, groups=4), nn.Flatten())
+    quick_on_cpu(network)
+    model = Model(network, Linear(torch.zeros(16), torch.ones(()), 2))
+    teacher, images = Teacher(model), torch.randn(3, 4, 2, 2)
+    before = teacher.model.module(images)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.add_(1.0)
+    torch.testing.assert_close(teacher.model.module(images), before)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
