@@ -32,7 +32,7 @@ def draw_audits(
         ref,
         parts.state,
         parts.artifacts,
-        parts.features(parts.feature_set(ref)),
+        parts.features_of,
         target,
         count=count,
         surest=surest,

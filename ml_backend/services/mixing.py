@@ -12,7 +12,7 @@ from ml_backend.domain import TaskId
 from ml_backend.draw import Draw
 from ml_backend.services.live import LivePool
 
-AMONG = 128
+AMONG = 256
 """Audits next in the order of the draw of which one that is suggested as the class at hand goes first."""
 
 
