@@ -160,7 +160,8 @@ def certified() -> Iterator[str]:
         if len(alike) > 1:
             yield _certified_row(f"{way}, {len(alike)} sets of labels", runs)
         for number, some in sorted(alike.items()):
-            tuned = "fine-tuned" if some[0]["fine_tuned"] else "heads only"
+            after = " and ".join(map(str, some[0]["tuned"]))
+            tuned = f"fine-tuned after {after}" if after else "heads only"
             named = f"{way}, set {number + 1}" if len(alike) > 1 else way
             one = f"{named}: {some[0]['marks']['labels'][0]} labels, {tuned}"
             sets[one] = some

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 import strategies
 from ml_backend.domain import ContentKey, ProjectRef, TaskId
@@ -75,6 +76,7 @@ class FullRound:
         held_out, watching = set_aside(
             current.pca.encode(self.learner.features.get(labelled.keys)),
             np.zeros(len(labelled.keys), np.int64) if multiple else labelled.targets,
+            np.isin(labelled.tasks, current.manifest.get("tuned_on", ())),
         )
         shown = np.setdiff1d(np.arange(len(labelled.keys)), held_out)
         watched = np.isin(shown, watching)
@@ -129,12 +131,13 @@ class FullRound:
                     yield keys[address], data
 
 
-def set_aside(vectors: Floats, kinds: Array) -> tuple[Rows, Rows]:
+def set_aside(vectors: Floats, kinds: Array, seen: npt.NDArray[np.bool_]) -> tuple[Rows, Rows]:
     """Rows that judge the network (a fifth) and that say when to stop (a tenth of the others).
 
     Of unit vectors (n, d) and their kinds (n,), evenly, but as long as there are others none of the first
     half of each kind in farthest-first order (Gonzalez 1985): a style of image that has only one label yet
-    is for the network to learn. What judges is therefore rather the ordinary images.
+    is for the network to learn. What judges is therefore rather the ordinary images. Those that the current
+    network has ``seen`` (n,) come after the others, since only what neither was trained on compares the two.
     """
     random, turn = np.random.default_rng(0), np.empty(len(kinds))
     for kind in np.unique(kinds):
@@ -145,6 +148,7 @@ def set_aside(vectors: Floats, kinds: Array) -> tuple[Rows, Rows]:
         first, rest = order[: (len(rows) + 1) // 2], order[(len(rows) + 1) // 2 :]
         turn[first] = 1.0
         turn[random.permutation(rest)] = (np.arange(len(rest)) + random.random()) / len(rows)
+        turn[rest] += np.where(seen[rest], 0.5, 0.0)
     order = np.argsort(turn, kind="stable")
     fifth = -(-len(order) // 5)
     return order[:fifth], order[fifth : fifth + len(order[fifth:]) // 10]
