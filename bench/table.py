@@ -152,20 +152,17 @@ def certified() -> Iterator[str]:
     ways: dict[str, list[dict[str, Any]]] = {}
     sets: dict[str, list[dict[str, Any]]] = {}
     for run in found["runs"]:
-        ways.setdefault(f"{run['data'].upper()} | `{run['strategy']}`", []).append(run)
+        after = " and ".join(map(str, run["tuned"]))
+        tuned = f"fine-tuned after {after}" if after else "heads only"
+        way = f"{run['data'].upper()} | `{run['strategy']}`, {run['marks']['labels'][0]} labels, {tuned}"
+        ways.setdefault(way, []).append(run)
+        sets.setdefault(f"{way}, set {run['labels'] + 1}", []).append(run)
     for way, runs in ways.items():
-        alike = {
-            number: [run for run in runs if run["labels"] == number] for number in {r["labels"] for r in runs}
-        }
-        if len(alike) > 1:
-            yield _certified_row(f"{way}, {len(alike)} sets of labels", runs)
-        for number, some in sorted(alike.items()):
-            after = " and ".join(map(str, some[0]["tuned"]))
-            tuned = f"fine-tuned after {after}" if after else "heads only"
-            named = f"{way}, set {number + 1}" if len(alike) > 1 else way
-            one = f"{named}: {some[0]['marks']['labels'][0]} labels, {tuned}"
-            sets[one] = some
-            yield _certified_row(one, some)
+        parts = {name: some for name, some in sets.items() if name.startswith(f"{way}, set ")}
+        if len(parts) > 1:
+            yield _certified_row(f"{way}, **all {len(parts)} sets**", runs)
+        for name, some in parts.items():
+            yield _certified_row(name, some)
     for row in found["by_hand"]:
         seen = "with suggestions" if row.get("suggestions", True) else "without suggestions"
         yield (
