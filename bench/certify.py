@@ -191,8 +191,10 @@ def certified(
             print(session.turns, verdicts[-1], flush=True)
     mark("labels")
     project.options = replace(project.options, train_labels=200, rank_every=20)  # for the simulation's speed
-    parts, target = (project.state, project.artifacts, project.features_of), Target(error, CONFIDENCE)
-    draw = make_draw(REF, *parts, target, share=1.0, seed=seed, of_all=True)
+    features, target = project.learner.features, Target(error, CONFIDENCE)
+    draw = make_draw(
+        REF, project.state, project.artifacts, features, target, share=1.0, seed=seed, of_all=True
+    )
     wrong = wrong_in_order(project, draw, truth)
     project.project.happened("audits", {})
     said = audited(project, session)

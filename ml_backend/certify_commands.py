@@ -32,7 +32,7 @@ def draw_audits(
         ref,
         parts.state,
         parts.artifacts,
-        parts.features_of,
+        parts.features(parts.feature_set(ref)),
         target,
         count=count,
         surest=surest,

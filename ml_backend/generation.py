@@ -75,8 +75,7 @@ class Generation:
 
     ``space`` ("raw" | "head") serves chains, diversity and neighbours; ``suggester``
     ("knn-raw" | "knn-head" | "head" | "blend") serves suggestions: both chosen by held-out figures,
-    which ``manifest`` records. ``delivered``: where the backbone is fine-tuned, the raw space that there was
-    before, of the features of the network as it was delivered.
+    which ``manifest`` records.
     """
 
     number: int
@@ -88,7 +87,6 @@ class Generation:
     space: str = "raw"
     suggester: str = "knn-raw"
     manifest: Mapping[str, Any] = field(default_factory=dict)
-    delivered: Pca | None = None
 
     @property
     def voting(self) -> str | None:

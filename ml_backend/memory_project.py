@@ -9,7 +9,7 @@ import numpy as np
 
 from ml_backend.content import content_key
 from ml_backend.domain import Annotation, AnnotationId, ProjectRef, TaskId
-from ml_backend.generation import Array, Generation
+from ml_backend.generation import Array
 from ml_backend.label_config import choices_config
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
 from ml_backend.services.learn import Learner, PrincipalProjector
@@ -61,7 +61,7 @@ class MemoryProject:
             Settings(_env_file=None, sync_seconds=0),
             self.state,
             self.artifacts,
-            self.features_of,
+            lambda generation: self.features[BACKBONE if generation is None else generation.backbone],
             cast(Jobs, memory.MemoryJobs()),
             cast(LabelStudio, self.studio),
             lambda ref: cast(Index, memory.MemoryIndex()),
@@ -70,10 +70,6 @@ class MemoryProject:
         self._names = list(classes)
         self._number = {name: n for n, name in enumerate(classes)}
         self._keep()
-
-    def features_of(self, generation: Generation | None) -> Features:
-        """The features that may be compared with those of this generation; None: as delivered."""
-        return self.features[BACKBONE if generation is None else generation.backbone]
 
     def learner_on(self, backbone: str) -> Learner:
         """Rounds on the features of a backbone, which ``features`` holds by its name."""

@@ -1,17 +1,13 @@
-"""How far a suggestion may be trusted beyond the model's own confidence: does the item lie with its class?
-
-After the trust score (Jiang, Kim, Guan & Gupta 2018). Networks, above all those that have trained on their
-own suggestions, are sure of mistakes too, but these rarely lie in the middle of the class that they are
-mistaken for, least of all for a network that has not trained on them.
-"""
+"""How far a suggestion may be trusted beyond the model's own confidence: does the item lie with its class?"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.stats import rankdata
 
-from strategies.pool import Floats, Mask, Rows, Scores, StrategyError
+from strategies.pool import Floats, Rows, StrategyError
 
 BLOCK = 8192
 
@@ -40,31 +36,18 @@ def margins(vectors: Floats, labels: Rows) -> Floats:
 def trusted(confidences: Floats, labels: Rows, spaces: Sequence[Floats]) -> Floats:
     """Return the same confidences (n,) handed out anew: the highest to the items that rank high throughout.
 
-    An item ranks as it does where it ranks worst: by its confidence, and in each space (n, d) by its margin
-    to the class means (``margins``). Ties keep the order of confidence. A row of NaN is unknown in that
-    space, which then says nothing of the item. Raises StrategyError where lengths differ or something else
-    is not finite.
+    An item ranks as it does where it ranks worst: by its confidence, and in each space (n, d) by its
+    margin to the class means (``margins``). Networks, above all those that have trained on their own
+    suggestions, are sure of mistakes too, but these rarely lie in the middle of the class that they are
+    mistaken for. After the trust score (Jiang, Kim, Guan & Gupta 2018). Ties keep the order of confidence.
+    Raises StrategyError where lengths differ or something is not finite.
     """
     if len(labels) != len(confidences) or any(len(space) != len(confidences) for space in spaces):
         raise StrategyError(f"{len(confidences)} confidences need as many labels and vectors.")
-    if not np.isfinite(confidences).all():
-        raise StrategyError("Confidences must be finite.")
-    ranks = [_ranks(confidences)]
-    for space in spaces:
-        known: Mask = np.asarray(~np.isnan(space).all(axis=1))
-        if not np.isfinite(space[known]).all():
-            raise StrategyError("Vectors must be finite, or NaN throughout a row.")
-        rank = np.full(len(confidences), np.inf)
-        rank[known] = _ranks(margins(space[known], labels[known])) * len(known) / max(known.sum(), 1)
-        ranks.append(rank)
+    if not all(np.isfinite(part).all() for part in (confidences, *spaces)):
+        raise StrategyError("Confidences and vectors must be finite.")
+    ranks = [rankdata(confidences), *(rankdata(margins(space, labels)) for space in spaces)]
     order = np.lexsort((confidences, np.min(ranks, axis=0)))
     found = np.empty_like(confidences)
     found[order] = np.sort(confidences)
     return found
-
-
-def _ranks(values: Floats) -> Scores:
-    """Places from 0, equal values sharing the mean of theirs (n,)."""
-    _, place, many = np.unique(values, return_inverse=True, return_counts=True)
-    means: Scores = (np.cumsum(many) - (many + 1) / 2)[place]
-    return means

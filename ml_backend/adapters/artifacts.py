@@ -26,7 +26,6 @@ from ml_backend.errors import StoreError
 from ml_backend.generation import Array, Generation, Head, Pca, Projection
 
 KEPT = 3
-BEFORE = ("delivered_mean", "delivered_components")
 HEAD = ("mean", "weight", "prototypes", "bias")
 MAP = ("keys", "xy", "cluster", "density", "centroids")
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -64,14 +63,11 @@ class FileArtifacts:
             space=facts["space"],
             suggester=facts["suggester"],
             manifest=facts["manifest"],
-            delivered=Pca(*(arrays[name] for name in BEFORE)) if BEFORE[0] in arrays else None,
         )
 
     def publish_generation(self, project: ProjectRef, generation: Generation) -> None:
         """Make this the current generation; on return it is on disk."""
         arrays = {"pca_mean": generation.pca.mean, "pca_components": generation.pca.components}
-        if generation.delivered is not None:
-            arrays |= zip(BEFORE, (generation.delivered.mean, generation.delivered.components), strict=True)
         head = generation.head
         if head is not None:
             for name in HEAD:

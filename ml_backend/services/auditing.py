@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import cast
 
 import numpy as np
 
-from ml_backend.domain import SPACE_DIM, ContentKey, LabelState, ProjectRef, Suggestion, TaskId
+from ml_backend.domain import LabelState, ProjectRef, Suggestion, TaskId
 from ml_backend.draw import Draw
 from ml_backend.errors import BadRequest, NotReady
-from ml_backend.generation import Floats, Generation, Pca
 from ml_backend.label_config import parse_label_config
 from ml_backend.ports import Artifacts, Features, Index, State
 from ml_backend.services.live import LivePool
@@ -24,16 +22,12 @@ from strategies.certify import MIXTURE, audits_needed
 from strategies.target import Target
 from strategies.trust import trusted
 
-BLOCK = 4096
 SHARE = 0.5
 """Share of what people are served that are audits."""
 
 
 def frozen(
-    ref: ProjectRef,
-    state: State,
-    artifacts: Artifacts,
-    features_of: Callable[[Generation | None], Features],
+    ref: ProjectRef, state: State, artifacts: Artifacts, features: Features
 ) -> tuple[list[tuple[TaskId, Suggestion]], int, int]:
     """What the model says now of every open task that it can say something about, and its generation.
 
@@ -45,9 +39,8 @@ def frozen(
     if generation is None:
         raise NotReady(f"Project {ref.id} has no embedded image yet.", "Import images or run rush sync.")
     spec = parse_label_config(state.options(ref).get("label_config", ""))
-    tasks = state.tasks(ref)
     pool = LivePool(ref, spec, generation, cast(Index, None))  # in bulk no index is asked
-    pool.add(tasks, features_of(generation), None, index=False)
+    pool.add(state.tasks(ref), features, None, index=False)
     pool.load_annotations(state.annotations(ref))
     rows = np.flatnonzero(pool.known & (pool.states == LabelState.OPEN)).tolist()
     said = zip(rows, suggest(pool, rows, bulk=True), strict=True)
@@ -60,11 +53,7 @@ def frozen(
     if not spec.multiple:
         there = [row for row, _ in known]
         classes = np.array([pool.classes[suggestion.labels[0]] for _, suggestion in known])
-        spaces = [space[there] for space in (pool.raw, pool.head) if space is not None]
-        if generation.delivered is not None:
-            keys = [tasks[TaskId(int(task))] for task in pool.ids[there]]
-            spaces.append(_places(generation.delivered, features_of(None), keys))
-        confidences = trusted(confidences, classes, spaces)
+        confidences = trusted(confidences, classes, [pool.raw[there], pool.vectors("head")[there]])
     order = np.argsort(-confidences, kind="stable").tolist()
     found = [
         (TaskId(int(pool.ids[known[n][0]])), replace(known[n][1], confidence=float(confidences[n])))
@@ -78,7 +67,7 @@ def make_draw(
     ref: ProjectRef,
     state: State,
     artifacts: Artifacts,
-    features_of: Callable[[Generation | None], Features],
+    features: Features,
     target: Target,
     *,
     count: int | None = None,
@@ -97,7 +86,7 @@ def make_draw(
     where nothing is suggested yet.
     """
     _check(share, count, surest)
-    found, generation, labels = frozen(ref, state, artifacts, features_of)
+    found, generation, labels = frozen(ref, state, artifacts, features)
     target = replace(target, of=labels) if of_all else target
     confidences = np.array([suggestion.confidence for _, suggestion in found], np.float32)
     if surest is None:
@@ -145,17 +134,6 @@ def ask_more(ref: ProjectRef, state: State, artifacts: Artifacts, more: int) -> 
     artifacts.publish_draw(ref, longer)
     state.publish(ref, "audits")
     return longer
-
-
-def _places(space: Pca, features: Features, keys: Sequence[ContentKey]) -> Floats:
-    """(n, SPACE_DIM) unit vectors of images in a space, rows of NaN where they lack its features."""
-    lacking = set(features.missing(keys))
-    there = [n for n, key in enumerate(keys) if key not in lacking]
-    found = np.full((len(keys), SPACE_DIM), np.nan, np.float32)
-    for start in range(0, len(there), BLOCK):
-        block = there[start : start + BLOCK]
-        found[block] = space.encode(features.get([keys[n] for n in block]))
-    return found
 
 
 def _check(share: float, count: int | None, surest: float | None) -> None:

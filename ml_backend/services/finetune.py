@@ -20,7 +20,7 @@ import numpy.typing as npt
 import strategies
 from ml_backend.domain import ContentKey, ProjectRef, TaskId
 from ml_backend.errors import NotReady
-from ml_backend.generation import Array, Floats, Generation, judged, untuned
+from ml_backend.generation import Array, Floats, Generation, judged
 from ml_backend.ports import Finetuner, LabelStudio
 from ml_backend.services.ingest import THREADS, ahead, download
 from ml_backend.services.learn import Learner
@@ -104,7 +104,6 @@ class FullRound:
             fit_pca(tuned.features.get(keys)),
             multiple=multiple,
             manifest={"images": len(keys)},
-            delivered=current.pca if untuned(current.backbone) == current.backbone else current.delivered,
         )
         seen = {int(labelled.tasks[row]) for row in shown}
         full = tuned.fit(ref, labelled.within(tuned.features), base, seen)

@@ -83,15 +83,7 @@ def train(
         "images": previous.manifest.get("images", 0) if previous is not None else 0,
         "labels": len(features),
     }
-    base = Generation(
-        number,
-        backbone,
-        pca,
-        classes=names,
-        multiple=multiple,
-        manifest=manifest,
-        delivered=None if previous is None else previous.delivered,
-    )
+    base = Generation(number, backbone, pca, classes=names, multiple=multiple, manifest=manifest)
     if len(features) < LEAST_LABELS or len(names) < (1 if multiple else LEAST_CLASSES):
         manifest["why"] = f"{len(features)} labels of {len(names)} classes are too few for a head"
         return TrainOutcome(base, manifest)

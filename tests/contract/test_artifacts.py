@@ -20,7 +20,7 @@ REF = ProjectRef("http://localhost:8080", 3)
 WIDTH = 96
 
 
-def generation(number, *, head=True, tuned=False):
+def generation(number, *, head=True):
     """Every array holds the number, so that a mixture of two generations would show."""
 
     def full(*shape):
@@ -37,7 +37,6 @@ def generation(number, *, head=True, tuned=False):
         space="head",
         suggester="blend",
         manifest={"labels": number, "nested": {"list": [1, 2.5, None]}},
-        delivered=Pca(full(WIDTH + 1), full(SPACE_DIM, WIDTH + 1)) if tuned else None,
     )
 
 
@@ -78,16 +77,6 @@ def test_what_was_published_comes_back(tmp_path, head):
     if head:
         assert_whole(found)
         assert (found.head.scale, found.head.temperature) == (6.0, 0.5)
-
-
-def test_the_space_before_fine_tuning_comes_back_where_there_is_one(tmp_path):
-    artifacts = FileArtifacts(tmp_path)
-    artifacts.publish_generation(REF, generation(1))
-    assert artifacts.generation(REF).delivered is None
-    artifacts.publish_generation(REF, generation(2, tuned=True))
-    found = artifacts.generation(REF).delivered
-    assert (found.mean == 2).all()
-    assert found.components.shape == (SPACE_DIM, WIDTH + 1)
 
 
 def test_a_projection_comes_back_beside_the_generation_and_per_project(tmp_path):

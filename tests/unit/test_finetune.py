@@ -154,8 +154,6 @@ def test_a_better_backbone_is_published_and_judged_only_on_what_it_has_not_seen(
     full = current(parts)
     assert full.number == plain.number + 1
     assert full.backbone != plain.backbone
-    assert full.delivered is not None
-    np.testing.assert_array_equal(full.delivered.components, plain.pca.components)
     assert untuned(full.backbone) == plain.backbone
     held_out = {name: full.manifest["held_out"][full.suggester][name] for name in ("accuracy", "log_loss")}
     before = plain.manifest["held_out"][plain.suggester]
@@ -168,7 +166,6 @@ def test_a_better_backbone_is_published_and_judged_only_on_what_it_has_not_seen(
     jobs.train(ref)  # an ordinary round afterwards
     again = current(parts)
     assert (again.number, again.backbone) == (full.number + 1, full.backbone)
-    assert again.delivered is not None
     assert not judged(again) & seen
 
 

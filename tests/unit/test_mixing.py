@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import cast
 
 import numpy as np
 import pytest
 import redis
 
-from ml_backend.adapters.memory import MemoryFeatures
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.domain import AnnotationId, TaskId
 from ml_backend.draw import Draw
-from ml_backend.generation import Generation
-from ml_backend.ports import Features
 from ml_backend.services.auditing import ask_more, make_draw
 from strategies.certify import audits_needed
 from strategies.target import Target
-from tests.fakes import World, key_of
+from tests.fakes import World
 
 AUDITS = [TaskId(n) for n in (5, 14, 26, 28)]
 
@@ -171,7 +167,7 @@ def test_a_draw_freezes_every_open_task_in_random_order(world: World) -> None:
     for task in (1, 2, 3):
         world.answer(TaskId(task))
     backend = world.backend
-    parts = (world.ref, world.state, backend.artifacts, world.backend.features)
+    parts = (world.ref, world.state, backend.artifacts, world.features)
     draw = make_draw(*parts, Target(0.1, 0.9), seed=1, surest=1.0)
     assert sorted(draw.tasks.tolist()) == world.tasks[3:]
     assert draw.tasks.tolist() != world.tasks[3:]
@@ -189,42 +185,17 @@ def test_a_draw_freezes_every_open_task_in_random_order(world: World) -> None:
 def test_a_draw_from_the_surest_leaves_the_others_out(world: World) -> None:
     for task in (1, 2, 3):
         world.answer(TaskId(task))
-    parts = (world.ref, world.state, world.backend.artifacts, world.backend.features)
+    parts = (world.ref, world.state, world.backend.artifacts, world.features)
     whole, part = (make_draw(*parts, Target(0.1, 0.9), surest=share) for share in (1.0, 0.5))
     assert len(part) == 14
     assert part.confidences.min() >= np.sort(whole.confidences)[-14]
     assert 1 <= len(make_draw(*parts, Target(0.1, 0.9))) <= len(whole)
 
 
-def test_what_the_network_as_delivered_holds_for_another_class_is_trusted_less(world: World) -> None:
-    for task in (1, 2, 3):
-        world.answer(TaskId(task))
-    backend, target = world.backend, Target(0.1, 0.9)
-    keys = [key_of(task) for task in world.tasks]
-    plain = make_draw(world.ref, world.state, backend.artifacts, backend.features, target, surest=1.0, seed=1)
-    surest = int(plain.tasks[plain.confidences.argmax()])
-    other = next(task for task in world.tasks if world.label_of(task) != world.label_of(TaskId(surest)))
-    rows = np.array(world.features.get(keys))
-    rows[surest - 1] = rows[other - 1]
-    delivered = MemoryFeatures(keys[:-2], rows)  # the last two came in after the fine-tuning
-
-    generation = backend.artifacts.generation(world.ref)
-    assert generation is not None
-    backend.artifacts.publish_generation(world.ref, replace(generation, number=1, delivered=generation.pca))
-
-    def features_of(generation: Generation | None) -> Features:
-        return world.features if generation is not None else cast(Features, delivered)
-
-    draw = make_draw(world.ref, world.state, backend.artifacts, features_of, target, surest=1.0, seed=1)
-    least = draw.tasks[np.argsort(draw.confidences, kind="stable")[:3]]  # one for each way to look at it
-    assert surest in least
-    assert sorted(draw.tasks) == sorted(plain.tasks)
-
-
 def test_errors_may_be_a_share_of_all_labels_that_there_will_be(world: World) -> None:
     for task in (1, 2, 3):
         world.answer(TaskId(task))
-    parts = (world.ref, world.state, world.backend.artifacts, world.backend.features)
+    parts = (world.ref, world.state, world.backend.artifacts, world.features)
     draw = make_draw(*parts, Target(0.1, 0.9), surest=0.5, of_all=True)
     assert (len(draw), draw.target.of, draw.target.tolerated(len(draw))) == (14, 30, 3)
     assert draw.count == min(draw.planned, audits_needed(draw.target, 0.0, 14))
@@ -236,7 +207,7 @@ def test_every_task_is_equally_likely_to_be_an_audit(world: World) -> None:
         world.answer(TaskId(task))
     counts = dict.fromkeys(world.tasks, 0)
     for seed in range(200):
-        parts = (world.ref, world.state, world.backend.artifacts, world.backend.features)
+        parts = (world.ref, world.state, world.backend.artifacts, world.features)
         for task in make_draw(*parts, Target(0.1, 0.9), seed=seed, surest=1.0, count=9).audits:
             counts[task] += 1
     drawn_ = np.array([counts[task] for task in world.tasks[3:]])

@@ -46,18 +46,6 @@ def test_margins_are_those_to_the_nearest_other_class() -> None:
     assert found == pytest.approx(expected, abs=1e-6)
 
 
-def test_what_is_unknown_in_a_space_is_judged_by_the_others() -> None:
-    vectors, labels = two_classes()
-    confidences = np.linspace(0.6, 0.9, 100).astype(np.float32)
-    labels[7] = 1  # lies with class 0
-    blind = vectors.copy()
-    blind[7] = np.nan
-    alone = trusted(confidences, labels, [])
-    assert trusted(confidences, labels, [blind])[7] >= alone[7]
-    assert trusted(confidences, labels, [blind, vectors])[7] < alone[7]
-    assert (trusted(confidences, labels, [np.full_like(vectors, np.nan)]) == alone).all()
-
-
 @given(st.data())
 def test_confidences_are_handed_out_anew_none_is_lost_and_without_spaces_none_moves(
     data: st.DataObject,
@@ -78,8 +66,5 @@ def test_what_does_not_fit_together_or_is_no_number_is_named() -> None:
     vectors, labels = two_classes(2)
     with pytest.raises(StrategyError, match="4 confidences need as many"):
         trusted(np.ones(4, np.float32), labels, [vectors[:3]])
-    vectors[1, 0] = np.nan
-    with pytest.raises(StrategyError, match="NaN throughout a row"):
-        trusted(np.ones(4, np.float32), labels, [vectors])
     with pytest.raises(StrategyError, match="finite"):
         trusted(np.array([1, np.nan, 1, 1], np.float32), labels, [vectors])
