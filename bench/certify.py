@@ -254,11 +254,11 @@ def main() -> None:
     parser.add_argument("--cifar10", type=Path)
     parser.add_argument("--mnist", type=Path)
     parser.add_argument("--cache", type=Path, required=True)
-    parser.add_argument("--sets", type=int, default=4, help="sets of labels")
+    parser.add_argument("--sets", type=int, default=2, help="sets of labels")
     parser.add_argument("--seeds", type=int, default=5, help="draws of audits for each")
-    parser.add_argument("--self-epochs", type=int, default=10, help="as RUSH_SELF_EPOCHS")
+    parser.add_argument("--self-epochs", type=int, default=6, help="as RUSH_SELF_EPOCHS")
     parser.add_argument("--strategies", nargs="+", default=["rush"])
-    for name, labels, tuned in (("mnist", 200, [100, 200]), ("cifar10", 600, [])):
+    for name, labels, tuned in (("mnist", 100, [100]), ("cifar10", 600, [])):
         parser.add_argument(f"--{name}-labels", type=int, default=labels)
         parser.add_argument(f"--{name}-tuned", type=int, nargs="*", default=tuned)
     parser.add_argument("--hand", action="store_true", help="also every image by hand, which takes long")
