@@ -25,7 +25,7 @@ from ml_backend.ports import Finetuner, LabelStudio
 from ml_backend.services.ingest import THREADS, ahead, download
 from ml_backend.services.learn import Learner
 from ml_backend.services.projection import fit_pca
-from ml_backend.services.train import TrainOutcome, standard_error
+from ml_backend.services.train import TrainOutcome, folds, standard_error
 from ml_backend.wire import image_of
 from strategies.pool import Rows
 
@@ -73,12 +73,14 @@ class FullRound:
         ]
         addresses = {task: address for task, address in tasks if address}
 
+        rows, judging = np.arange(len(labelled.keys)), folds(labelled.targets, multiple=multiple)
+        new = ~np.isin(labelled.tasks, current.manifest.get("tuned_on", ()))
         held_out, watching = set_aside(
             current.pca.encode(self.learner.features.get(labelled.keys)),
             np.zeros(len(labelled.keys), np.int64) if multiple else labelled.targets,
-            np.isin(labelled.tasks, current.manifest.get("tuned_on", ())),
+            np.isin(rows, np.concatenate(judging)) & new,
         )
-        shown = np.setdiff1d(np.arange(len(labelled.keys)), held_out)
+        shown = np.setdiff1d(rows, held_out)
         watched = np.isin(shown, watching)
         taught = [labelled.tasks[row] for row in shown.tolist()]
         keys_of = self.learner.state.tasks(ref)
@@ -130,13 +132,13 @@ class FullRound:
                     yield keys[address], data
 
 
-def set_aside(vectors: Floats, kinds: Array, seen: npt.NDArray[np.bool_]) -> tuple[Rows, Rows]:
+def set_aside(vectors: Floats, kinds: Array, fair: npt.NDArray[np.bool_]) -> tuple[Rows, Rows]:
     """Rows that judge the network (a fifth) and that say when to stop (a tenth of the others).
 
     Of unit vectors (n, d) and their kinds (n,), evenly, but as long as there are others none of the first
     half of each kind in farthest-first order (Gonzalez 1985): a style of image that has only one label yet
-    is for the network to learn. What judges is therefore rather the ordinary images. Those that the current
-    network has ``seen`` (n,) come after the others, since only what neither was trained on compares the two.
+    is for the network to learn. What judges is therefore rather the ordinary images. First come those
+    that are ``fair`` (n,): both the current network and the new one will be judged on them.
     """
     random, turn = np.random.default_rng(0), np.empty(len(kinds))
     for kind in np.unique(kinds):
@@ -147,7 +149,7 @@ def set_aside(vectors: Floats, kinds: Array, seen: npt.NDArray[np.bool_]) -> tup
         first, rest = order[: (len(rows) + 1) // 2], order[(len(rows) + 1) // 2 :]
         turn[first] = 1.0
         turn[random.permutation(rest)] = (np.arange(len(rest)) + random.random()) / len(rows)
-        turn[rest] += np.where(seen[rest], 0.5, 0.0)
+        turn[rest] += np.where(fair[rest], 0.0, 0.5)
     order = np.argsort(turn, kind="stable")
     fifth = -(-len(order) // 5)
     return order[:fifth], order[fifth : fifth + len(order[fifth:]) // 10]
