@@ -159,7 +159,7 @@ def certified(
     truth: np.ndarray,
     images: list[bytes],
     options: argparse.Namespace,
-    labels: int,
+    label_set: int,
     seed: int,
 ) -> dict[str, Any]:
     """One run with the machine, on this set of labels and with this draw of audits; see above."""
@@ -169,8 +169,8 @@ def certified(
         options.error[name],
         options.cache / "networks",
     )
-    if labels:
-        order = np.random.default_rng(labels).permutation(len(truth))
+    if label_set:
+        order = np.random.default_rng(label_set).permutation(len(truth))
         stored, truth, images = stored[order], truth[order], [images[row] for row in order]
     classes = [str(number) for number in range(int(truth.max()) + 1)]
     project = MemoryProject(stored, classes, np.empty(0, np.int64), options.strategy, Options())
@@ -180,7 +180,8 @@ def certified(
     def mark(stage: str) -> None:
         marks[stage] = [session.turns, round(session.seconds, 1)]
         print(
-            f"{name} {options.strategy} {labels} {seed}: {stage} {marks[stage]} {time.time() - began:.0f} s",
+            f"{name} {options.strategy} {label_set} {seed}: {stage} {marks[stage]}"
+            f" {time.time() - began:.0f} s",
             flush=True,
         )
 
@@ -208,7 +209,7 @@ def certified(
     return {
         "data": name,
         "strategy": options.strategy,
-        "labels": labels,
+        "set": label_set,
         "seed": seed,
         "tuned": options.tuned[name],
         "verdicts": verdicts,

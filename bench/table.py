@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -149,20 +150,17 @@ def certified() -> Iterator[str]:
     yield ""
     yield "| data | way | minutes | answers | taken over | labels right | certified |"
     yield "|---|---|---|---|---|---|---|"
-    ways: dict[str, list[dict[str, Any]]] = {}
-    sets: dict[str, list[dict[str, Any]]] = {}
+    ways: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for run in found["runs"]:
         after = " and ".join(map(str, run["tuned"]))
         tuned = f"fine-tuned after {after}" if after else "heads only"
         way = f"{run['data'].upper()} | `{run['strategy']}`, {run['marks']['labels'][0]} labels, {tuned}"
-        ways.setdefault(way, []).append(run)
-        sets.setdefault(f"{way}, set {run['labels'] + 1}", []).append(run)
-    for way, runs in ways.items():
-        parts = {name: some for name, some in sets.items() if name.startswith(f"{way}, set ")}
-        if len(parts) > 1:
-            yield _certified_row(f"{way}, **all {len(parts)} sets**", runs)
-        for name, some in parts.items():
-            yield _certified_row(name, some)
+        ways.setdefault(way, {}).setdefault(f"{way}, set {run['set'] + 1}", []).append(run)
+    for way, sets in ways.items():
+        if len(sets) > 1:
+            yield _certified_row(f"{way}, **all {len(sets)} sets**", list(chain(*sets.values())))
+        for name, runs in sets.items():
+            yield _certified_row(name, runs)
     for row in found["by_hand"]:
         seen = "with suggestions" if row.get("suggestions", True) else "without suggestions"
         yield (
@@ -173,7 +171,7 @@ def certified() -> Iterator[str]:
     yield "Wrong suggestions among all open images but the last so many, ordered by confidence alone and as"
     yield "draws are (`strategies/trust.py`):"
     yield ""
-    firsts = {one: runs[0]["order"] for one, runs in sets.items()}
+    firsts = {name: runs[0]["order"] for sets in ways.values() for name, runs in sets.items()}
     lasts = list(next(iter(firsts.values())))
     yield f"| | | {' | '.join(f'all but {last}' if int(last) else 'all' for last in lasts)} |"
     yield f"|---|---|{'---|' * len(lasts)}"

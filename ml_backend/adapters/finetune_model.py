@@ -43,16 +43,18 @@ def quick_on_cpu(module: nn.Module) -> None:
     its own padding (torch 2.15, AVX2): at 64 px that was most of a step.
     """
     for conv in module.modules():
-        if isinstance(conv, nn.Conv2d) and conv.groups == conv.in_channels > 1 and conv.padding != (0, 0):
+        if type(conv) is not nn.Conv2d or conv.padding_mode != "zeros":
+            continue  # a class of its own may pad in its own way
+        if conv.groups == conv.in_channels > 1 and conv.padding not in ((0, 0), "same", "valid"):
             conv.forward = partial(_padded, conv)  # type: ignore[method-assign]
 
 
 def _padded(conv: nn.Conv2d, images: Tensor) -> Tensor:
-    (high, wide), zeros = conv.kernel_size, conv.padding_mode == "zeros"
+    high, wide = conv.kernel_size
     small = images.shape[-2] < high and images.shape[-1] < wide
-    if isinstance(conv.padding, str) or not (small and zeros and torch.is_grad_enabled()):
+    if not (small and torch.is_grad_enabled()):
         return nn.Conv2d.forward(conv, images)
-    down, across = conv.padding
+    down, across = map(int, conv.padding)
     images = pad(images, (across, across, down, down))
     return conv2d(images, conv.weight, conv.bias, conv.stride, 0, conv.dilation, conv.groups)
 

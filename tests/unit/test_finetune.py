@@ -264,6 +264,18 @@ def test_quick_depthwise_convolutions_give_the_same_numbers(side: int, kernel: i
         torch.testing.assert_close(one.grad, other.grad)
 
 
+def test_a_convolution_class_that_pads_in_its_own_way_is_left_alone() -> None:
+    class Own(nn.Conv2d):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return super().forward(images) + 1
+
+    own = Own(4, 4, 5, 1, 2, groups=4)
+    images = torch.randn(2, 4, 2, 2)
+    before = own(images)
+    quick_on_cpu(nn.Sequential(own))
+    torch.testing.assert_close(own(images), before)
+
+
 def test_a_teacher_of_a_quick_network_has_weights_of_its_own() -> None:
     network = nn.Sequential(nn.Conv2d(4, 4, 5, 1, 2, groups=4), nn.Flatten())
     quick_on_cpu(network)
