@@ -31,8 +31,8 @@ from ml_backend.adapters.embedders import open_embedder
 from ml_backend.adapters.features import made_with
 from ml_backend.adapters.finetune_torch import TorchFinetuner
 from ml_backend.adapters.memory import MemoryFeatures
-from ml_backend.domain import Annotation, AnnotationId, Task, TaskId, TaskRecord
-from ml_backend.draw import Draw
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.model import Annotation, AnnotationId, Task, TaskId, TaskRecord
 from ml_backend.memory_project import REF, MemoryProject
 from ml_backend.ports import Features, LabelStudio
 from ml_backend.services.auditing import ask_more, make_draw
@@ -40,10 +40,10 @@ from ml_backend.services.certificate import Aim, Standing, standing
 from ml_backend.services.finetune import FullRound
 from ml_backend.services.suggest import suggest
 from ml_backend.simulation import Options
-from strategies.certify import Tested
+from strategies.audits.certify import Tested
+from strategies.audits.target import Target
 from strategies.cost import CORRECT_SECONDS, PAGE_SECONDS
 from strategies.simulate import Person, Session, published
-from strategies.target import Target
 
 CONFIDENCE = 0.95
 BACKBONE = "efficientnet-lite0"

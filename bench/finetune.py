@@ -26,8 +26,8 @@ from stack import label_config
 from ml_backend import jobs
 from ml_backend.adapters.servers import LocalRedis
 from ml_backend.bootstrap import Parts
-from ml_backend.domain import Annotation, AnnotationId, Task, TaskId, TaskRecord
-from ml_backend.generation import Generation
+from ml_backend.domain.generation import Generation
+from ml_backend.domain.model import Annotation, AnnotationId, Task, TaskId, TaskRecord
 from ml_backend.settings import Settings
 
 

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.common import percentiles, report
 from ml_backend.adapters.index_edge import EdgeIndex
-from ml_backend.domain import SPACE_DIM, LabelState
-from ml_backend.generation import Array, Floats, normalise
+from ml_backend.domain.generation import Array, Floats, normalise
+from ml_backend.domain.model import SPACE_DIM, LabelState
 
 K, QUERIES = 50, 500
 

@@ -22,10 +22,10 @@ from bench.data import cifar10_features, mnist_features
 from ml_backend.adapters.artifacts import FileArtifacts
 from ml_backend.adapters.projector_umap import UmapProjector
 from ml_backend.adapters.trainer_torch import TorchTrainer
-from ml_backend.domain import ProjectRef
-from ml_backend.generation import Generation, Pca
-from ml_backend.services.figures import correct, figures
-from ml_backend.services.knn import vote_all
+from ml_backend.domain.generation import Generation, Pca
+from ml_backend.domain.model import ProjectRef
+from ml_backend.numerics.figures import correct, figures
+from ml_backend.numerics.knn import vote_all
 from ml_backend.services.projection import fit_pca, lay_out
 from ml_backend.services.train import train
 

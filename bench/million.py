@@ -28,9 +28,17 @@ from ml_backend.adapters.index_embedded import EmbeddedIndex
 from ml_backend.adapters.memory import MemoryJobs, MemoryStudio
 from ml_backend.adapters.servers import LocalRedis
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.domain import SPACE_DIM, Annotation, AnnotationId, ContentKey, LabelState, ProjectRef, TaskId
-from ml_backend.generation import Array
-from ml_backend.label_config import choices_config
+from ml_backend.domain.generation import Array
+from ml_backend.domain.label_config import choices_config
+from ml_backend.domain.model import (
+    SPACE_DIM,
+    Annotation,
+    AnnotationId,
+    ContentKey,
+    LabelState,
+    ProjectRef,
+    TaskId,
+)
 from ml_backend.ports import Jobs, LabelStudio
 from ml_backend.services.learn import Learner
 from ml_backend.services.live import LivePool

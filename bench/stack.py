@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from ml_backend.adapters.features import FileFeatures
 from ml_backend.adapters.servers import LocalLabelStudio, free_port
 from ml_backend.bootstrap import Parts
-from ml_backend.domain import ContentKey
+from ml_backend.domain.model import ContentKey
 from ml_backend.local import LocalRush
 from ml_backend.settings import Settings
 

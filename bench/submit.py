@@ -21,7 +21,7 @@ from data import cifar10_features
 from stack import Stack, answer, label_config, stack, store_features
 
 from ml_backend.commands import connect
-from ml_backend.content import content_key
+from ml_backend.domain.content_hash import content_key
 from ml_backend.jobs import learner
 
 STRATEGIES = ("rush", "cluster_chain", "random", "margin", "diversity")

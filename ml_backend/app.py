@@ -13,8 +13,8 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from ml_backend import forward
-from ml_backend.domain import MODEL_VERSION
-from ml_backend.errors import BadRequest, NotFound, RushError, StoreError, TooLarge, Unauthorized
+from ml_backend.domain.errors import BadRequest, NotFound, RushError, StoreError, TooLarge, Unauthorized
+from ml_backend.domain.model import MODEL_VERSION
 from ml_backend.services.events import handle
 from ml_backend.services.projects import Projects
 from ml_backend.settings import Settings

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ml_backend.domain import ProjectRef
-from ml_backend.errors import BadRequest, StoreError
-from ml_backend.generation import Generation, untuned
+from ml_backend.domain.errors import BadRequest, StoreError
+from ml_backend.domain.generation import Generation, untuned
+from ml_backend.domain.model import ProjectRef
 from ml_backend.ports import (
     Artifacts,
     Embedder,

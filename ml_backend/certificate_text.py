@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from ml_backend.draw import Draw
-from ml_backend.errors import BadRequest
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.errors import BadRequest
 from ml_backend.services.certificate import Standing
-from strategies.certify import Rung, audits_needed
-from strategies.target import Target
+from strategies.audits.certify import Rung, audits_needed
+from strategies.audits.target import Target
 
 
 def target_of(error: float, confidence: float) -> Target:

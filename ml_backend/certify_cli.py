@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from ml_backend.bootstrap import Parts
-from ml_backend.errors import BadRequest
+from ml_backend.domain.errors import BadRequest
 from ml_backend.progress import stages
 
 console = Console(stderr=True)

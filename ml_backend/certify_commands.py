@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from ml_backend.bootstrap import Parts
-from ml_backend.domain import Annotation, LabelState, TaskId
-from ml_backend.draw import Draw
-from ml_backend.errors import NotReady
-from ml_backend.label_config import parse_label_config
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.errors import NotReady
+from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.labels import settle_all
+from ml_backend.domain.model import Annotation, LabelState, TaskId
 from ml_backend.services import accept as accepting
 from ml_backend.services import auditing
 from ml_backend.services.accept import Progress
 from ml_backend.services.certificate import Standing, standing
-from ml_backend.services.labels import settle_all
-from strategies.target import Target
+from strategies.audits.target import Target
 
 
 def draw_audits(

@@ -19,7 +19,7 @@ from rich.markup import escape
 import strategies
 from ml_backend.bootstrap import Parts
 from ml_backend.certify_cli import audit, certify
-from ml_backend.errors import BadRequest, RushError
+from ml_backend.domain.errors import BadRequest, RushError
 from ml_backend.progress import show_report, show_step, stages
 from ml_backend.services.doctor import Finding
 from ml_backend.settings import Settings

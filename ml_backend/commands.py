@@ -10,9 +10,9 @@ import strategies
 from ml_backend.adapters.backend_http import backend_status
 from ml_backend.adapters.jobs_rq import missing_workers
 from ml_backend.bootstrap import Parts
-from ml_backend.errors import BadRequest
+from ml_backend.domain.errors import BadRequest
+from ml_backend.domain.label_config import parse_label_config
 from ml_backend.jobs import learner
-from ml_backend.label_config import parse_label_config
 from ml_backend.services import connect as connecting
 from ml_backend.services.connect import Step
 from ml_backend.services.doctor import Finding

@@ -20,8 +20,8 @@ from ml_backend.adapters.child import ServerError, free_port, port_is_free
 from ml_backend.adapters.servers import LocalLabelStudio
 from ml_backend.bootstrap import Parts
 from ml_backend.commands import connect, import_images
-from ml_backend.errors import BadRequest, NotFound
-from ml_backend.label_config import choices_config
+from ml_backend.domain.errors import BadRequest, NotFound
+from ml_backend.domain.label_config import choices_config
 from ml_backend.local import LocalRush
 from ml_backend.progress import show_report, show_step, stages
 from ml_backend.services.hotkeys import KEY

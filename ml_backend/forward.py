@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 from flask import Flask, Response, request
 
-from ml_backend.errors import Unavailable
+from ml_backend.domain.errors import Unavailable
 from ml_backend.services.projects import Projects
 from ml_backend.wire import project_id
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 
 from ml_backend.bootstrap import Parts
-from ml_backend.domain import ProjectRef, TaskId
-from ml_backend.errors import NotReady
-from ml_backend.label_config import parse_label_config
+from ml_backend.domain.errors import NotReady
+from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services import ingest as ingesting
 from ml_backend.services import sync as syncing
 from ml_backend.services import write_back as writing

@@ -7,10 +7,10 @@ from typing import cast
 
 import numpy as np
 
-from ml_backend.content import content_key
-from ml_backend.domain import Annotation, AnnotationId, ProjectRef, TaskId
-from ml_backend.generation import Array
-from ml_backend.label_config import choices_config
+from ml_backend.domain.content_hash import content_key
+from ml_backend.domain.generation import Array
+from ml_backend.domain.label_config import choices_config
+from ml_backend.domain.model import Annotation, AnnotationId, ProjectRef, TaskId
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
 from ml_backend.services.learn import Learner, PrincipalProjector
 from ml_backend.services.project import LOW, Backend, Project

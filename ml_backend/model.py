@@ -16,8 +16,8 @@ from typing import Any
 from label_studio_ml.model import LabelStudioMLBase
 
 from ml_backend.bootstrap import Parts
-from ml_backend.domain import MODEL_VERSION
-from ml_backend.errors import NotFound
+from ml_backend.domain.errors import NotFound
+from ml_backend.domain.model import MODEL_VERSION
 from ml_backend.services.events import handle
 from ml_backend.services.projects import Projects
 from ml_backend.settings import Settings

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from ml_backend.domain import (
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.generation import Array, Floats, Generation, Head, Projection
+from ml_backend.domain.model import (
     Annotation,
     AnnotationId,
     ContentKey,
@@ -16,8 +18,6 @@ from ml_backend.domain import (
     TaskId,
     TaskRecord,
 )
-from ml_backend.draw import Draw
-from ml_backend.generation import Array, Floats, Generation, Head, Projection
 
 
 class LabelStudio(Protocol):

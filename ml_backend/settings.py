@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from ml_backend.errors import BadRequest
+from ml_backend.domain.errors import BadRequest
 
 
 class Settings(BaseSettings):

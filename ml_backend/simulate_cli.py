@@ -11,8 +11,8 @@ import click
 from rich.console import Console
 
 from ml_backend.bootstrap import Parts
-from ml_backend.domain import Annotation
-from ml_backend.errors import BadRequest, NotReady
+from ml_backend.domain.errors import BadRequest, NotReady
+from ml_backend.domain.model import Annotation
 from ml_backend.progress import stages
 from strategies.cost import PAGE_SECONDS
 
@@ -66,7 +66,7 @@ def simulate(
     from ml_backend import simulate_data as preparing
     from ml_backend.services.pace import own_minutes
     from ml_backend.simulation import Options
-    from strategies.naming import parse
+    from strategies.spec_parser import parse
 
     if not data and project is None:
         raise BadRequest("There is nothing to simulate on.", "Give --data PATH or --project ID.")

@@ -14,11 +14,11 @@ import numpy as np
 
 from ml_backend import wire
 from ml_backend.bootstrap import Parts
-from ml_backend.domain import Annotation, LabelState
-from ml_backend.errors import BadRequest, NotReady, RushError
-from ml_backend.generation import Array
-from ml_backend.label_config import parse_label_config
-from ml_backend.services.labels import settle, settle_all
+from ml_backend.domain.errors import BadRequest, NotReady, RushError
+from ml_backend.domain.generation import Array
+from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.labels import settle, settle_all
+from ml_backend.domain.model import Annotation, LabelState
 from ml_backend.services.pace import LEAST_TIMED, timed_answers
 from ml_backend.services.sources import SourceItem, read_source
 from ml_backend.settings import Settings

@@ -10,7 +10,8 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ml_backend.domain import (
+from ml_backend.domain.errors import BadRequest
+from ml_backend.domain.model import (
     MODEL_VERSION,
     Annotation,
     AnnotationId,
@@ -20,8 +21,7 @@ from ml_backend.domain import (
     Task,
     TaskId,
 )
-from ml_backend.errors import BadRequest
-from ml_backend.marker import is_marked
+from ml_backend.domain.provenance import is_marked
 
 M = TypeVar("M", bound=BaseModel)
 _FAR = 2.0**40

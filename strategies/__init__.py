@@ -2,9 +2,9 @@
 
 from strategies.base import Acquisition, Batch, Chain, QueryStrategy, acquisition, batch, chain
 from strategies.combine import mix, only, quota
-from strategies.naming import Factory, factory
 from strategies.pool import Pool, Scores, Step, StrategyError
 from strategies.registry import Selection, UnknownStrategy, families, get, names, select
+from strategies.spec_parser import Factory, factory
 
 __all__ = [
     "Acquisition",

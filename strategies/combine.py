@@ -10,9 +10,9 @@ import numpy as np
 from strategies import registry
 from strategies.base import Batch, Chain, QueryStrategy
 from strategies.chains import grouped
-from strategies.naming import factory
 from strategies.pool import Mask, Pool, Rows, Signal, Step, StrategyError, probabilities_of
 from strategies.rare import column_of
+from strategies.spec_parser import factory
 from strategies.turns import answered, interleave, turns
 
 

@@ -7,8 +7,8 @@ import numpy as np
 from strategies.base import QueryStrategy, batch
 from strategies.clusters import closest, draw, k_means
 from strategies.diversity import teachers
-from strategies.naming import factory
 from strategies.pool import Floats, Pool, Rows, StrategyError, probabilities_of, vectors_of
+from strategies.spec_parser import factory
 
 CANDIDATES, COVERED = 4096, 8192
 """ProbCover: items that may be chosen, and items that count as covered, at most; each drawn at random."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 
 from strategies.base import QueryStrategy, acquisition
-from strategies.naming import factory
 from strategies.pool import Pool, Scores, StrategyError, probabilities_of
+from strategies.spec_parser import factory
 
 
 @factory("max_probability")

@@ -16,12 +16,12 @@ from strategies.chains import cluster_chain
 from strategies.coverage import badge, probcover
 from strategies.diversity import k_center, kmeans, typical, typiclust
 from strategies.improvement import rush
-from strategies.naming import Factory, parse
-from strategies.oddities import oddity_forest, oddity_lof
+from strategies.outliers import oddity_forest, oddity_lof
 from strategies.pool import Pool, Rows, StrategyError
 from strategies.quality import mislabel
 from strategies.rare import max_probability, minority
 from strategies.simple import random
+from strategies.spec_parser import Factory, parse
 from strategies.uncertainty import (
     balanced,
     band,

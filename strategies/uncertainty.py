@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from strategies.base import QueryStrategy, acquisition, apart, batch
-from strategies.naming import factory
 from strategies.pool import Pool, Rows, Scores, StrategyError, probabilities_of, vectors_of
+from strategies.spec_parser import factory
 
 
 @acquisition("uncertainty", needs="probabilities")

@@ -16,7 +16,9 @@ from ml_backend.adapters.artifacts import FileArtifacts
 from ml_backend.adapters.features import FileFeatures
 from ml_backend.adapters.memory import MemoryStudio
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.domain import (
+from ml_backend.domain.errors import LabelStudioError
+from ml_backend.domain.generation import Array, Floats, Generation, Pca, Projection, normalise
+from ml_backend.domain.model import (
     SPACE_DIM,
     Annotation,
     AnnotationId,
@@ -27,8 +29,6 @@ from ml_backend.domain import (
     ProjectRef,
     TaskId,
 )
-from ml_backend.errors import LabelStudioError
-from ml_backend.generation import Array, Floats, Generation, Pca, Projection, normalise
 from ml_backend.services.project import Backend, Project
 from ml_backend.settings import Settings
 

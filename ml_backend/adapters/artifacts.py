@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from ml_backend.domain import ProjectRef
-from ml_backend.draw import Draw
-from ml_backend.errors import StoreError
-from ml_backend.generation import Array, Generation, Head, Pca, Projection
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.generation import Array, Generation, Head, Pca, Projection
+from ml_backend.domain.model import ProjectRef
 
 KEPT = 3
 HEAD = ("mean", "weight", "prototypes", "bias")

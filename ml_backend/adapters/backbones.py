@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from urllib.error import URLError
 from urllib.parse import quote
 
-from ml_backend.errors import BadRequest, NotReady
-from ml_backend.generation import untuned
+from ml_backend.domain.errors import BadRequest, NotReady
+from ml_backend.domain.generation import untuned
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 
-from ml_backend.errors import NotReady
+from ml_backend.domain.errors import NotReady
 
 
 def backend_status(url: str, auth: tuple[str, str] | None = None, token: str = "") -> list[dict[str, Any]]:

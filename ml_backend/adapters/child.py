@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from ml_backend.errors import RushError
+from ml_backend.domain.errors import RushError
 
 Progress = Callable[[str], None]
 Command = Sequence[str | os.PathLike[str]]

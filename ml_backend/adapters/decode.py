@@ -17,7 +17,7 @@ import numpy.typing as npt
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
 
-from ml_backend.errors import BadImage
+from ml_backend.domain.errors import BadImage
 
 Pixels = npt.NDArray[np.uint8]
 

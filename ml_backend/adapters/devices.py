@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ml_backend.errors import BadRequest, NotReady
+from ml_backend.domain.errors import BadRequest, NotReady
 
 
 def torch_device(name: str) -> torch.device:

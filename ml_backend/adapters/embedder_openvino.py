@@ -22,7 +22,7 @@ from ml_backend.adapters.decode import DEFAULT_LIMITS, Limits, decode
 from ml_backend.adapters.features import feature_set
 from ml_backend.adapters.openvino_quiet import ov
 from ml_backend.adapters.pipeline import cpus, in_order
-from ml_backend.generation import Floats
+from ml_backend.domain.generation import Floats
 
 
 class OpenVinoEmbedder:

@@ -16,8 +16,8 @@ from ml_backend.adapters.decode import DEFAULT_LIMITS, Limits, Pixels, decode
 from ml_backend.adapters.devices import torch_device
 from ml_backend.adapters.features import feature_set
 from ml_backend.adapters.pipeline import cpus, in_order
-from ml_backend.errors import BadImage
-from ml_backend.generation import Floats
+from ml_backend.domain.errors import BadImage
+from ml_backend.domain.generation import Floats
 
 
 class TorchEmbedder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ml_backend.adapters.decode import DEFAULT_LIMITS, Limits
-from ml_backend.errors import BadRequest
+from ml_backend.domain.errors import BadRequest
 from ml_backend.ports import Embedder
 
 

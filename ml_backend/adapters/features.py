@@ -17,10 +17,10 @@ from typing import BinaryIO
 
 import numpy as np
 
-from ml_backend.content import KEY_BYTES
-from ml_backend.domain import ContentKey
-from ml_backend.errors import StoreError
-from ml_backend.generation import Array
+from ml_backend.domain.content_hash import KEY_BYTES
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.generation import Array
+from ml_backend.domain.model import ContentKey
 
 
 def feature_set(backbone: str, size: int) -> str:

@@ -21,8 +21,8 @@ from ml_backend.adapters.features import feature_set
 from ml_backend.adapters.finetune_training import Recipe, Taught, Training
 from ml_backend.adapters.pipeline import cpus, in_order
 from ml_backend.adapters.ranks import Progress, Ranks, together
-from ml_backend.errors import BadImage
-from ml_backend.generation import Array
+from ml_backend.domain.errors import BadImage
+from ml_backend.domain.generation import Array
 
 log = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from ml_backend.adapters.finetune_model import (
     shaken,
 )
 from ml_backend.adapters.ranks import Progress, Ranks
-from ml_backend.generation import Array
+from ml_backend.domain.generation import Array
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ml_backend.adapters.index_changes import Changes
-from ml_backend.domain import LabelState
-from ml_backend.generation import Array, Floats
+from ml_backend.domain.generation import Array, Floats
+from ml_backend.domain.model import LabelState
 from strategies.clusters import centres, nearest
 
 EXACT = 20_000

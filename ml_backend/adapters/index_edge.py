@@ -14,8 +14,8 @@ import numpy as np
 import qdrant_edge as qe
 
 from ml_backend.adapters.index_changes import Changes
-from ml_backend.domain import SPACE_DIM, LabelState
-from ml_backend.generation import Array, Floats
+from ml_backend.domain.generation import Array, Floats
+from ml_backend.domain.model import SPACE_DIM, LabelState
 
 SPACES = ("raw", "head")
 BATCH = 1000

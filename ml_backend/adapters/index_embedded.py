@@ -8,8 +8,8 @@ from pathlib import Path
 from ml_backend.adapters.index_cells import CellIndex
 from ml_backend.adapters.index_changes import Changes
 from ml_backend.adapters.index_edge import EdgeIndex
-from ml_backend.domain import LabelState
-from ml_backend.generation import Array, Floats
+from ml_backend.domain.generation import Array, Floats
+from ml_backend.domain.model import LabelState
 
 GRAPH_UP_TO = 150_000
 """Tasks up to which Qdrant's graph is built: half a minute on two cores."""

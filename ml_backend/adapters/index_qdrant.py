@@ -15,9 +15,9 @@ from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from ml_backend.adapters.index_changes import Changes
-from ml_backend.domain import SPACE_DIM, LabelState
-from ml_backend.errors import StoreError
-from ml_backend.generation import Array, Floats
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.generation import Array, Floats
+from ml_backend.domain.model import SPACE_DIM, LabelState
 
 SPACES = ("raw", "head")
 BATCH = 1000

@@ -23,8 +23,8 @@ from rq.worker import DequeueStrategy
 
 from ml_backend.adapters.redis_client import address
 from ml_backend.adapters.take_over import watching
-from ml_backend.domain import ProjectRef
-from ml_backend.errors import StoreError
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.model import ProjectRef
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from ml_backend.adapters.label_studio_http import Transport
 from ml_backend.adapters.label_studio_images import ImageSource
-from ml_backend.domain import (
+from ml_backend.domain.errors import LabelStudioError, NotFound
+from ml_backend.domain.model import (
     MODEL_VERSION,
     PredictionId,
     PredictionRow,
@@ -17,7 +18,6 @@ from ml_backend.domain import (
     TaskId,
     TaskRecord,
 )
-from ml_backend.errors import LabelStudioError, NotFound
 from ml_backend.wire import annotation, place_of, score_of
 
 PAGE = 500

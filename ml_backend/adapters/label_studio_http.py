@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from ml_backend.errors import LabelStudioError, NotFound, RushError, Unauthorized
+from ml_backend.domain.errors import LabelStudioError, NotFound, RushError, Unauthorized
 
 _RETRY_STATUS = frozenset({502, 503, 504})
 _BACKOFF = (0.1, 0.4)  # seconds before the second and the third try

@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, unquote, urljoin, urlsplit
 import httpx
 
 from ml_backend.adapters.label_studio_http import Transport, failure, unreachable
-from ml_backend.errors import BadImage, RushError
+from ml_backend.domain.errors import BadImage, RushError
 
 _REDIRECTS = 5
 _STORAGE = frozenset({"s3", "gs", "azure-blob", "azure_blob", "redis", "dbfs"})

@@ -7,7 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ml_backend.domain import (
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.errors import NotFound
+from ml_backend.domain.generation import Array, Floats, Generation, Projection
+from ml_backend.domain.model import (
     MODEL_VERSION,
     Annotation,
     AnnotationId,
@@ -18,9 +21,6 @@ from ml_backend.domain import (
     ProjectRef,
     TaskId,
 )
-from ml_backend.draw import Draw
-from ml_backend.errors import NotFound
-from ml_backend.generation import Array, Floats, Generation, Projection
 from ml_backend.wire import place_of
 
 

@@ -9,8 +9,8 @@ import time
 from redis.exceptions import RedisError
 
 from ml_backend.adapters.redis_client import address, connect
-from ml_backend.domain import ProjectRef
-from ml_backend.errors import StoreError
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.model import ProjectRef
 
 log = logging.getLogger(__name__)
 

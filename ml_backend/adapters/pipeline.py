@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Executor, Future
 from typing import TypeVar
 
-from ml_backend.errors import BadImage
+from ml_backend.domain.errors import BadImage
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ml_backend.generation import Array, Floats, normalise
+from ml_backend.domain.generation import Array, Floats, normalise
 
 NEIGHBOURS = 15
 FIRST_EPOCHS, NEXT_EPOCHS = 200, 100

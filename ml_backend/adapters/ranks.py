@@ -13,7 +13,7 @@ from torch import distributed, nn
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, spawn
 
 from ml_backend.adapters.child import free_port
-from ml_backend.errors import NotReady
+from ml_backend.domain.errors import NotReady
 
 Progress = Callable[[int, int], None]
 

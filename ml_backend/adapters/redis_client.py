@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from redis import Redis
 
-from ml_backend.errors import BadRequest
+from ml_backend.domain.errors import BadRequest
 
 
 def connect(url: str) -> Redis:

@@ -11,8 +11,8 @@ import httpx
 from label_studio_sdk import LabelStudio as Sdk
 from label_studio_sdk.core.api_error import ApiError
 
-from ml_backend.domain import TaskId
-from ml_backend.errors import LabelStudioError
+from ml_backend.domain.errors import LabelStudioError
+from ml_backend.domain.model import TaskId
 from ml_backend.ports import LabelStudio
 
 TIMEOUT = 600.0

@@ -20,7 +20,7 @@ from rq.job import Job, JobStatus
 
 from ml_backend.adapters.jobs_rq import SIMULATED
 from ml_backend.adapters.redis_client import address
-from ml_backend.errors import SimulationError, StoreError
+from ml_backend.domain.errors import SimulationError, StoreError
 from ml_backend.simulation import Run, Runner
 
 log = logging.getLogger(__name__)

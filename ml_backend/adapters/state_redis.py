@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ml_backend.adapters.redis_client import address, connect
-from ml_backend.domain import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
-from ml_backend.errors import StoreError
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
 
 PROJECTS = "rush:projects"
 SOURCES = "rush:keys"

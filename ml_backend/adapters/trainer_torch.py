@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, normalize
 
 from ml_backend.adapters.devices import torch_device
-from ml_backend.generation import Array, Floats, Head
+from ml_backend.domain.generation import Array, Floats, Head
 
 STEPS = 50
 BATCH = 1024

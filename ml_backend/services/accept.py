@@ -7,9 +7,9 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from ml_backend.domain import CERTIFIED_VERSION, LabelSpec, ProjectRef, Suggestion, TaskId
-from ml_backend.errors import NotFound
-from ml_backend.marker import mark
+from ml_backend.domain.errors import NotFound
+from ml_backend.domain.model import CERTIFIED_VERSION, LabelSpec, ProjectRef, Suggestion, TaskId
+from ml_backend.domain.provenance import mark
 from ml_backend.ports import LabelStudio
 from ml_backend.wire import result
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ml_backend.domain import MODEL_VERSION, PredictionRow, ProjectRef, TaskId
-from ml_backend.errors import LabelStudioError, NotFound
+from ml_backend.domain.errors import LabelStudioError, NotFound
+from ml_backend.domain.model import MODEL_VERSION, PredictionRow, ProjectRef, TaskId
 from ml_backend.ports import LabelStudio, State
 from ml_backend.settings import Settings
 

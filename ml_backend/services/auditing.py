@@ -10,17 +10,17 @@ from typing import cast
 
 import numpy as np
 
-from ml_backend.domain import LabelState, ProjectRef, Suggestion, TaskId
-from ml_backend.draw import Draw
-from ml_backend.errors import BadRequest, NotReady
-from ml_backend.label_config import parse_label_config
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.errors import BadRequest, NotReady
+from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.model import LabelState, ProjectRef, Suggestion, TaskId
 from ml_backend.ports import Artifacts, Features, Index, State
 from ml_backend.services.live import LivePool
 from ml_backend.services.suggest import suggest
-from strategies.audit_plan import plan
-from strategies.certify import MIXTURE, audits_needed
-from strategies.target import Target
-from strategies.trust import trusted
+from strategies.audits.certify import MIXTURE, audits_needed
+from strategies.audits.plan import plan
+from strategies.audits.target import Target
+from strategies.audits.trust import trusted
 
 SHARE = 0.5
 """Share of what people are served that are audits."""
@@ -31,9 +31,9 @@ def frozen(
 ) -> tuple[list[tuple[TaskId, Suggestion]], int, int]:
     """What the model says now of every open task that it can say something about, and its generation.
 
-    Surest first; confidences are handed out anew by ``strategies.trust`` where an image has one class. And
-    how many labels there will be once everything open is labelled, less those that a machine gave. Raises
-    NotReady where there is no generation or nothing is suggested.
+    Surest first; ``strategies.audits.trust`` reassigns the scores where an image has one class. And how many
+    labels there will be once everything open is labelled, less those that a machine gave. Raises NotReady
+    where there is no generation or nothing is suggested.
     """
     generation = artifacts.generation(ref)
     if generation is None:

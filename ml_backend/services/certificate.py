@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.domain import Annotation, LabelState, Suggestion, TaskId
-from ml_backend.draw import Draw
-from ml_backend.services.labels import settle_all
-from strategies.audit_plan import ladder
-from strategies.certify import (
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.labels import settle_all
+from ml_backend.domain.model import Annotation, LabelState, Suggestion, TaskId
+from strategies.audits.certify import (
     MIXTURE,
     Certificate,
     Rung,
@@ -22,6 +21,7 @@ from strategies.certify import (
     certify,
     overall_error,
 )
+from strategies.audits.plan import ladder
 from strategies.cost import busy
 
 AIMS = 20

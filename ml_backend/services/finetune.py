@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 import strategies
-from ml_backend.domain import ContentKey, ProjectRef, TaskId
-from ml_backend.errors import NotReady
-from ml_backend.generation import Array, Floats, Generation, judged
+from ml_backend.domain.errors import NotReady
+from ml_backend.domain.generation import Array, Floats, Generation, judged
+from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
 from ml_backend.ports import Finetuner, LabelStudio
 from ml_backend.services.ingest import THREADS, ahead, download
 from ml_backend.services.learn import Learner

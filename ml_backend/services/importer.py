@@ -16,8 +16,11 @@ from urllib.parse import quote
 import numpy as np
 
 import strategies
-from ml_backend.content import content_key
-from ml_backend.domain import (
+from ml_backend.domain.content_hash import content_key
+from ml_backend.domain.errors import BadRequest, RushError
+from ml_backend.domain.generation import Floats, Projection
+from ml_backend.domain.labels import settle_all
+from ml_backend.domain.model import (
     EMPTY,
     MODEL_VERSION,
     ContentKey,
@@ -27,10 +30,7 @@ from ml_backend.domain import (
     ProjectRef,
     TaskId,
 )
-from ml_backend.errors import BadRequest, RushError
-from ml_backend.generation import Floats, Projection
 from ml_backend.ports import Embedder, Features, LabelStudio, State
-from ml_backend.services.labels import settle_all
 from ml_backend.services.learn import Learner
 from ml_backend.services.sources import SourceItem
 from ml_backend.services.sync import sync

@@ -12,10 +12,10 @@ from functools import partial
 
 import numpy as np
 
-from ml_backend.content import content_key
-from ml_backend.domain import ContentKey, ProjectRef, TaskId
-from ml_backend.errors import RushError
-from ml_backend.generation import Floats
+from ml_backend.domain.content_hash import content_key
+from ml_backend.domain.errors import RushError
+from ml_backend.domain.generation import Floats
+from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
 from ml_backend.ports import Embedder, Features, LabelStudio, State
 
 log = logging.getLogger(__name__)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ml_backend.domain import ContentKey, LabelSpec, LabelState, ProjectRef, TaskId
-from ml_backend.errors import NotReady
-from ml_backend.generation import Array, Floats, Generation, Head, Pca, Projection
-from ml_backend.label_config import parse_label_config
+from ml_backend.domain.errors import NotReady
+from ml_backend.domain.generation import Array, Floats, Generation, Head, Pca, Projection
+from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.labels import settle_all
+from ml_backend.domain.model import ContentKey, LabelSpec, LabelState, ProjectRef, TaskId
 from ml_backend.ports import Artifacts, Features, Projector, State, Trainer
-from ml_backend.services.labels import settle_all
 from ml_backend.services.projection import fit_pca, lay_out
 from ml_backend.services.train import TrainOutcome, train
 

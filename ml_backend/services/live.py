@@ -11,7 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.domain import (
+from ml_backend.domain.generation import Array, Floats, Generation
+from ml_backend.domain.labels import settle
+from ml_backend.domain.model import (
     SPACE_DIM,
     Annotation,
     AnnotationId,
@@ -21,9 +23,7 @@ from ml_backend.domain import (
     ProjectRef,
     TaskId,
 )
-from ml_backend.generation import Array, Floats, Generation
 from ml_backend.ports import Features, Index
-from ml_backend.services.labels import settle
 from ml_backend.services.placement import Placement
 
 GONE = -1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from ml_backend.domain import TaskId
+from ml_backend.domain.model import TaskId
 from ml_backend.ports import LabelStudio
 from ml_backend.services.live import LivePool
 from ml_backend.services.queue import ChainOf, Queue

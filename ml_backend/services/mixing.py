@@ -8,8 +8,8 @@ from itertools import islice
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.domain import TaskId
-from ml_backend.draw import Draw
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.model import TaskId
 from ml_backend.services.live import LivePool
 
 AMONG = 256

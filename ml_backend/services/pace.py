@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ml_backend.domain import Annotation
-from ml_backend.generation import Floats
+from ml_backend.domain.generation import Floats
+from ml_backend.domain.model import Annotation
 from strategies import StrategyError
 from strategies.cost import PAGE_SECONDS, Answer, CostModel, busy, labels_per_hour, outlook
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ml_backend.domain import ContentKey
-from ml_backend.generation import Array, Floats, Projection
+from ml_backend.domain.generation import Array, Floats, Projection
+from ml_backend.domain.model import ContentKey
 
 
 class Placement:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import strategies
-from ml_backend.domain import Annotation, AnnotationId, ContentKey, LabelSpec, ProjectRef, Task, TaskId
-from ml_backend.generation import Generation
-from ml_backend.label_config import parse_label_config
+from ml_backend.domain.generation import Generation
+from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, LabelSpec, ProjectRef, Task, TaskId
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
 from ml_backend.services.live import LivePool
 from ml_backend.services.look_ahead import look_ahead

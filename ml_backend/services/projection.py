@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.domain import SPACE_DIM
-from ml_backend.generation import Array, Floats, Pca, Projection, normalise
-from ml_backend.neighbours import nearest
+from ml_backend.domain.generation import Array, Floats, Pca, Projection, normalise
+from ml_backend.domain.model import SPACE_DIM
+from ml_backend.numerics.exact_knn import nearest
 from ml_backend.ports import Projector
 from strategies.clusters import centres
 from strategies.clusters import nearest as nearest_centre

@@ -10,9 +10,9 @@ from functools import partial
 from typing import Any
 
 from ml_backend import wire
-from ml_backend.domain import ProjectRef
-from ml_backend.errors import NotFound, RushError, StoreError
-from ml_backend.label_config import parse_label_config
+from ml_backend.domain.errors import NotFound, RushError, StoreError
+from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.model import ProjectRef
 from ml_backend.ports import Owners
 from ml_backend.services.events import handle
 from ml_backend.services.project import Backend, Project

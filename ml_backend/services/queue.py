@@ -16,14 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 import strategies
-from ml_backend.domain import (
+from ml_backend.domain.generation import Array, Floats, Generation
+from ml_backend.domain.model import (
     Annotation,
     AnnotationId,
     LabelState,
     Suggestion,
     TaskId,
 )
-from ml_backend.generation import Array, Floats, Generation
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.live import LivePool
 from ml_backend.services.mixing import Mixing

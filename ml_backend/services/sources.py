@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from ml_backend.errors import BadRequest
+from ml_backend.domain.errors import BadRequest
 
 SHOWN = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp"))
 """Images that Label Studio takes and every browser shows."""

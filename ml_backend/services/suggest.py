@@ -10,9 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.domain import EMPTY, LabelState, Suggestion
-from ml_backend.generation import Floats
-from ml_backend.services import knn
+from ml_backend.domain.generation import Floats
+from ml_backend.domain.model import EMPTY, LabelState, Suggestion
+from ml_backend.numerics import knn
 from ml_backend.services.live import LivePool
 
 Rows = Sequence[int] | npt.NDArray[np.int64]

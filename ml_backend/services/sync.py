@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
-from ml_backend.domain import (
+from ml_backend.domain.model import (
     MODEL_VERSION,
     Annotation,
     AnnotationId,

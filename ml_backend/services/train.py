@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.generation import Array, Floats, Generation, Head, Pca
+from ml_backend.domain.generation import Array, Floats, Generation, Head, Pca
+from ml_backend.numerics.figures import accuracy, agreement, correct, figures, fit_temperature, losses
+from ml_backend.numerics.knn import vote_all
 from ml_backend.ports import Trainer
-from ml_backend.services.figures import accuracy, agreement, correct, figures, fit_temperature, losses
-from ml_backend.services.knn import vote_all
 
 LEAST_LABELS = 10
 LEAST_CLASSES = 2

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.domain import LabelState
-from ml_backend.generation import Array, Floats
+from ml_backend.domain.generation import Array, Floats
+from ml_backend.domain.model import LabelState
 from ml_backend.services.live import LivePool
 from strategies import Pool
 

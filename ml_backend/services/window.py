@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ml_backend.domain import (
+from ml_backend.domain.errors import NotFound, RushError
+from ml_backend.domain.model import (
     MODEL_VERSION,
     PredictionId,
     PredictionRow,
@@ -20,7 +21,6 @@ from ml_backend.domain import (
     Suggestion,
     TaskId,
 )
-from ml_backend.errors import NotFound, RushError
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.live import LivePool
 from ml_backend.wire import prediction, result

@@ -11,9 +11,9 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from ml_backend.domain import ContentKey, PredictionId, ProjectRef, TaskId
-from ml_backend.errors import NotFound
-from ml_backend.generation import Projection
+from ml_backend.domain.errors import NotFound
+from ml_backend.domain.generation import Projection
+from ml_backend.domain.model import ContentKey, PredictionId, ProjectRef, TaskId
 from ml_backend.ports import LabelStudio, State
 from ml_backend.wire import coordinates
 

@@ -14,7 +14,7 @@ from ml_backend.adapters.label_studio import HttpLabelStudio
 from ml_backend.adapters.servers import LocalLabelStudio, free_port
 from ml_backend.app import create_app
 from ml_backend.bootstrap import Parts
-from ml_backend.domain import ProjectRef, TaskId
+from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services.attachment import webhook_url
 from ml_backend.services.connect import connect
 from ml_backend.services.project import Backend

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from ml_backend.adapters.artifacts import FileArtifacts
-from ml_backend.domain import SPACE_DIM, ProjectRef
-from ml_backend.draw import Draw
-from ml_backend.errors import StoreError
-from ml_backend.generation import Generation, Head, Pca, Projection
-from strategies.target import Target
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.generation import Generation, Head, Pca, Projection
+from ml_backend.domain.model import SPACE_DIM, ProjectRef
+from strategies.audits.target import Target
 
 REF = ProjectRef("http://localhost:8080", 3)
 WIDTH = 96

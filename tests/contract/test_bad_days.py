@@ -12,8 +12,8 @@ import pytest
 from ml_backend.adapters.servers import LocalRedis, free_port
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.app import create_app
-from ml_backend.domain import TaskId
-from ml_backend.errors import StoreError
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.model import TaskId
 from ml_backend.services.projects import Projects
 from ml_backend.settings import Settings
 from tests.fakes import FakeIndex, World

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ml_backend.errors import BadRequest, LabelStudioError, UnusableConfig
+from ml_backend.domain.errors import BadRequest, LabelStudioError, UnusableConfig
 from ml_backend.services import hotkeys
 from ml_backend.services.connect import Step, find_or_create
 from tests.contract.conftest import CONFIG, Rush

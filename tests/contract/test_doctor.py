@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from ml_backend.adapters.label_studio import HttpLabelStudio
 from ml_backend.adapters.servers import LocalLabelStudio, free_port
-from ml_backend.domain import ProjectRef, TaskId
-from ml_backend.errors import LabelStudioError
+from ml_backend.domain.errors import LabelStudioError
+from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services import hotkeys
 from ml_backend.services.doctor import CHECKS, Finding, doctor
 from tests.contract.conftest import CONFIG, Rush

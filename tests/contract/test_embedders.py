@@ -21,7 +21,7 @@ from ml_backend.adapters.decode import Limits, decode
 from ml_backend.adapters.embedder_openvino import OpenVinoEmbedder
 from ml_backend.adapters.embedder_torch import TorchEmbedder
 from ml_backend.adapters.embedders import open_embedder
-from ml_backend.errors import BadImage, BadRequest, NotReady
+from ml_backend.domain.errors import BadImage, BadRequest, NotReady
 from ml_backend.ports import Embedder
 
 SIZE = 64

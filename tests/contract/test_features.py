@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 import ml_backend
 from ml_backend.adapters.features import FileFeatures, feature_set
-from ml_backend.content import content_key
-from ml_backend.domain import ContentKey
-from ml_backend.errors import StoreError
+from ml_backend.domain.content_hash import content_key
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.model import ContentKey
 
 DIM = 7
 REPOSITORY = Path(ml_backend.__file__).parents[1]
@@ -28,7 +28,7 @@ from pathlib import Path
 import numpy as np
 import ml_backend
 from ml_backend.adapters.features import FileFeatures
-from ml_backend.content import content_key
+from ml_backend.domain.content_hash import content_key
 
 root, seed, batches, dim, size = Path(sys.argv[1]), *map(int, sys.argv[2:])
 store = FileFeatures(root, "b", dim)

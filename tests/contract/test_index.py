@@ -19,9 +19,9 @@ from ml_backend.adapters.index_cells import CellIndex
 from ml_backend.adapters.index_edge import EdgeIndex
 from ml_backend.adapters.index_embedded import EmbeddedIndex
 from ml_backend.adapters.index_qdrant import QdrantIndex
-from ml_backend.domain import SPACE_DIM, LabelState
-from ml_backend.errors import StoreError
-from ml_backend.generation import Array, Floats, normalise
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.generation import Array, Floats, normalise
+from ml_backend.domain.model import SPACE_DIM, LabelState
 from ml_backend.ports import Index
 from tests.fakes import FakeIndex
 

@@ -15,8 +15,8 @@ import redis
 import ml_backend
 from ml_backend.adapters.jobs_rq import FAST, QUEUES, SLOW, RqJobs, run_worker
 from ml_backend.adapters.servers import LocalRedis
-from ml_backend.domain import ProjectRef
-from ml_backend.errors import StoreError
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.model import ProjectRef
 from tests.waiting import until
 
 REF, OTHER = ProjectRef("http://127.0.0.1:8080", 1), ProjectRef("http://127.0.0.1:8080", 2)

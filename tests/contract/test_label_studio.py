@@ -15,8 +15,8 @@ import pytest
 
 from ml_backend.adapters.label_studio import PAGE, HttpLabelStudio
 from ml_backend.adapters.servers import LocalLabelStudio, free_port
-from ml_backend.domain import MODEL_VERSION, LabelSpec, PredictionId, Suggestion, TaskId
-from ml_backend.errors import BadImage, LabelStudioError, NotFound, Unauthorized
+from ml_backend.domain.errors import BadImage, LabelStudioError, NotFound, Unauthorized
+from ml_backend.domain.model import MODEL_VERSION, LabelSpec, PredictionId, Suggestion, TaskId
 from ml_backend.wire import prediction
 from tests.serving import serving
 

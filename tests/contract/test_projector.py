@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from ml_backend.adapters.projector_umap import UmapProjector
-from ml_backend.generation import normalise
+from ml_backend.domain.generation import normalise
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from torch import nn
 from ml_backend.adapters.digits import write_digits
 from ml_backend.adapters.finetune_torch import TorchFinetuner
 from ml_backend.adapters.ranks import Ranks, together
-from ml_backend.errors import NotReady
+from ml_backend.domain.errors import NotReady
 
 
 def steps(ranks: Ranks, device: str, tell: Any, folder: Path) -> None:

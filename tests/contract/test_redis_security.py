@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 from ml_backend.adapters.jobs_rq import RqJobs
 from ml_backend.adapters.servers import free_port, redis_executable
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.domain import ProjectRef
-from ml_backend.errors import StoreError
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.model import ProjectRef
 from tests.proxy import Proxy
 
 PASSWORD = "secret-secret"

@@ -16,7 +16,7 @@ import redis
 from sklearn.datasets import load_digits
 
 from ml_backend.adapters.simulate_rq import on_workers
-from ml_backend.errors import SimulationError
+from ml_backend.domain.errors import SimulationError
 from ml_backend.simulate import simulate, simulate_run
 from ml_backend.simulation import Options
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from ml_backend.adapters.servers import LocalRedis
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.domain import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
-from ml_backend.errors import StoreError
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
 from ml_backend.ports import State
 
 A = ProjectRef("http://127.0.0.1:8080", 1)

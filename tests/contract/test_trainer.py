@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from ml_backend.adapters.trainer_torch import TorchTrainer
-from ml_backend.domain import SPACE_DIM
-from ml_backend.errors import BadRequest
+from ml_backend.domain.errors import BadRequest
+from ml_backend.domain.model import SPACE_DIM
 from ml_backend.services.projection import fit_pca
 
 

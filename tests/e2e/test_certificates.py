@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_backend import certify_commands as run
 from ml_backend.certificate_text import percent
 from ml_backend.commands import choose_strategy, connect, import_images
-from strategies.target import Target
+from strategies.audits.target import Target
 from tests.product import Product, label_config
 
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from strategies import StrategyError
-from strategies.audit_plan import STEPS, chance, expected_errors, ladder, plan
-from strategies.certify import certify
-from strategies.target import Target
+from strategies.audits.certify import certify
+from strategies.audits.plan import STEPS, chance, expected_errors, ladder, plan
+from strategies.audits.target import Target
 
 
 def test_the_order_of_testing_is_nested_and_fixed_before_any_answer():

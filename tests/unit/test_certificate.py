@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from ml_backend.certificate_text import duration, percent
-from ml_backend.domain import Annotation, AnnotationId, TaskId
-from ml_backend.draw import Draw
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.model import Annotation, AnnotationId, TaskId
 from ml_backend.services.certificate import Standing, standing
-from strategies.certify import binomial_upper
-from strategies.target import Target
+from strategies.audits.certify import binomial_upper
+from strategies.audits.target import Target
 
 LABELS = (("a",), ("b",))
 

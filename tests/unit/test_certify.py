@@ -9,8 +9,7 @@ from hypothesis import strategies as some
 from scipy.stats import binom, hypergeom
 
 from strategies import StrategyError
-from strategies.audit_plan import ladder
-from strategies.certify import (
+from strategies.audits.certify import (
     Rung,
     audits_needed,
     audits_once,
@@ -20,7 +19,8 @@ from strategies.certify import (
     hypergeometric_upper,
     overall_error,
 )
-from strategies.target import Target
+from strategies.audits.plan import ladder
+from strategies.audits.target import Target
 
 
 @given(some.data(), some.integers(1, 400), some.sampled_from([0.8, 0.95, 0.99]))

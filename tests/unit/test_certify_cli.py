@@ -12,8 +12,8 @@ from click.testing import CliRunner
 
 from ml_backend import cli
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.domain import Annotation, PredictionId, PredictionRow, Task, TaskId, TaskRecord
-from ml_backend.errors import NotFound
+from ml_backend.domain.errors import NotFound
+from ml_backend.domain.model import Annotation, PredictionId, PredictionRow, Task, TaskId, TaskRecord
 from ml_backend.services import accept as accepting
 from ml_backend.wire import annotation
 from tests.fakes import FakeLabelStudio, World

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from ml_backend.adapters.decode import Limits, decode
-from ml_backend.errors import BadImage
+from ml_backend.domain.errors import BadImage
 
 SIZE = 32
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

@@ -27,8 +27,8 @@ from ml_backend.adapters.finetune_torch import TorchFinetuner
 from ml_backend.adapters.finetune_training import Training
 from ml_backend.adapters.state_redis import RedisState
 from ml_backend.bootstrap import Parts
-from ml_backend.domain import Annotation, AnnotationId, ProjectRef, Task, TaskId, TaskRecord
-from ml_backend.generation import Generation, untuned
+from ml_backend.domain.generation import Generation, untuned
+from ml_backend.domain.model import Annotation, AnnotationId, ProjectRef, Task, TaskId, TaskRecord
 from ml_backend.services import ingest as ingesting
 from ml_backend.services.finetune import compare
 from ml_backend.settings import Settings

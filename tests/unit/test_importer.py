@@ -13,8 +13,8 @@ import pytest
 from ml_backend.adapters.artifacts import FileArtifacts
 from ml_backend.adapters.features import FileFeatures
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.domain import LabelSpec, ProjectRef, Task, TaskId, TaskRecord
-from ml_backend.errors import BadImage, BadRequest
+from ml_backend.domain.errors import BadImage, BadRequest
+from ml_backend.domain.model import LabelSpec, ProjectRef, Task, TaskId, TaskRecord
 from ml_backend.services import importer
 from ml_backend.services.importer import Importer
 from ml_backend.services.learn import Learner

@@ -14,9 +14,9 @@ import redis
 
 from ml_backend.adapters.features import FileFeatures
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.content import content_key
-from ml_backend.domain import ContentKey, ProjectRef, TaskId
-from ml_backend.errors import BadImage
+from ml_backend.domain.content_hash import content_key
+from ml_backend.domain.errors import BadImage
+from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
 from ml_backend.services import ingest as module
 from ml_backend.services.ingest import IngestReport, ingest
 

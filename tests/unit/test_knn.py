@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.generation import normalise
-from ml_backend.neighbours import nearest
-from ml_backend.services.knn import vote, vote_all
+from ml_backend.domain.generation import normalise
+from ml_backend.numerics.exact_knn import nearest
+from ml_backend.numerics.knn import vote, vote_all
 
 
 def test_no_neighbour_gives_zeros():

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.domain import LabelSpec
-from ml_backend.errors import UnusableConfig
-from ml_backend.label_config import MAX_LENGTH, parse_label_config
+from ml_backend.domain.errors import UnusableConfig
+from ml_backend.domain.label_config import MAX_LENGTH, parse_label_config
+from ml_backend.domain.model import LabelSpec
 
 IMAGE = '<Image name="image" value="$photo"/>'
 CAT_DOG = '<Choice value="cat"/><Choice value="dog"/>'

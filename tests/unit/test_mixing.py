@@ -9,11 +9,11 @@ import pytest
 import redis
 
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.domain import AnnotationId, TaskId
-from ml_backend.draw import Draw
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.model import AnnotationId, TaskId
 from ml_backend.services.auditing import ask_more, make_draw
-from strategies.certify import audits_needed
-from strategies.target import Target
+from strategies.audits.certify import audits_needed
+from strategies.audits.target import Target
 from tests.fakes import World
 
 AUDITS = [TaskId(n) for n in (5, 14, 26, 28)]
@@ -132,7 +132,7 @@ def test_suggestions_of_audits_are_shown_or_hidden_everywhere(world: World, hidd
     assert move.task in AUDITS
     shown = next(result for task, _, result in world.studio.rows.values() if task == move.task)
     assert bool(shown) != hidden
-    from ml_backend.domain import Task
+    from ml_backend.domain.model import Task
 
     answers = world.project.predictions([Task(AUDITS[0], {}), Task(TaskId(7), {})])
     assert [bool(answer["result"]) for answer in answers] == [not hidden, True]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ml_backend.domain import Annotation, AnnotationId, TaskId
+from ml_backend.domain.model import Annotation, AnnotationId, TaskId
 from ml_backend.services.pace import cost_model, pace, seconds_per_image
 
 

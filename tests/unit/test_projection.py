@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from ml_backend.domain import SPACE_DIM
-from ml_backend.generation import normalise
+from ml_backend.domain.generation import normalise
+from ml_backend.domain.model import SPACE_DIM
 from ml_backend.services.projection import density, fit_pca, lay_out
 
 

@@ -15,8 +15,8 @@ import strategies
 from strategies import Chain, Pool, Step, StrategyError, UnknownStrategy, auto, clusters, improvement, turns
 from strategies.chains import FEWEST, LABELS_PER_ITEM, MOST
 from strategies.coverage import badge
-from strategies.naming import parse
-from strategies.oddities import oddity_lof
+from strategies.outliers import oddity_lof
+from strategies.spec_parser import parse
 from strategies.uncertainty import places
 
 

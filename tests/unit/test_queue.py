@@ -11,7 +11,7 @@ import pytest
 
 import strategies
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.domain import EMPTY, AnnotationId, LabelState, Task, TaskId
+from ml_backend.domain.model import EMPTY, AnnotationId, LabelState, Task, TaskId
 from ml_backend.services import look_ahead
 from strategies import registry
 from tests.fakes import World

@@ -14,9 +14,9 @@ from PIL import Image
 
 from ml_backend.bootstrap import Parts
 from ml_backend.cli import main
-from ml_backend.domain import Annotation, AnnotationId, TaskId
-from ml_backend.errors import BadRequest
-from ml_backend.marker import mark
+from ml_backend.domain.errors import BadRequest
+from ml_backend.domain.model import Annotation, AnnotationId, TaskId
+from ml_backend.domain.provenance import mark
 from ml_backend.services.pace import own_minutes
 from ml_backend.settings import Settings
 from ml_backend.simulate import cost_of, minutes_for

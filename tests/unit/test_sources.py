@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.errors import BadRequest
+from ml_backend.domain.errors import BadRequest
 from ml_backend.services.sources import SourceItem, read_source
 
 

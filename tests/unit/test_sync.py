@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_backend.adapters.state_redis import RedisState
-from ml_backend.domain import (
+from ml_backend.domain.errors import LabelStudioError
+from ml_backend.domain.model import (
     MODEL_VERSION,
     Annotation,
     AnnotationId,
@@ -25,7 +26,6 @@ from ml_backend.domain import (
     TaskId,
     TaskRecord,
 )
-from ml_backend.errors import LabelStudioError
 from ml_backend.services.sync import merge, sync
 
 REF = ProjectRef("http://127.0.0.1:8080", 3)

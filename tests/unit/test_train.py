@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ml_backend.adapters.trainer_torch import TorchTrainer
-from ml_backend.generation import Head
-from ml_backend.services.figures import agreement, figures, fit_temperature
+from ml_backend.domain.generation import Head
+from ml_backend.numerics.figures import agreement, figures, fit_temperature
 from ml_backend.services.projection import fit_pca
 from ml_backend.services.train import folds, train
 

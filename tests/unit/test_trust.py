@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from strategies import StrategyError
-from strategies.trust import margins, trusted
+from strategies.audits.trust import margins, trusted
 
 
 def unit(rows: np.ndarray) -> np.ndarray:

@@ -11,10 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.domain import MODEL_VERSION, Annotation, LabelSpec, PredictionId, Suggestion, Task, TaskId
-from ml_backend.errors import BadRequest
-from ml_backend.label_config import parse_label_config
-from ml_backend.marker import is_marked, mark
+from ml_backend.domain.errors import BadRequest
+from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.model import (
+    MODEL_VERSION,
+    Annotation,
+    LabelSpec,
+    PredictionId,
+    Suggestion,
+    Task,
+    TaskId,
+)
+from ml_backend.domain.provenance import is_marked, mark
 from ml_backend.wire import (
     Event,
     PredictJson,

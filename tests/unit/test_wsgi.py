@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from ml_backend.errors import BadRequest
+from ml_backend.domain.errors import BadRequest
 from ml_backend.settings import Settings
 from ml_backend.wsgi import check_door
 

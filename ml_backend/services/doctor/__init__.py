@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ml_backend.domain import ProjectRef
-from ml_backend.errors import RushError
+from ml_backend.domain.errors import RushError
+from ml_backend.domain.model import ProjectRef
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.doctor import access, backend, images, project, queue, webhook
 from ml_backend.services.doctor.case import CannotCheckError, Case, Check

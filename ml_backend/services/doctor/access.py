@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ml_backend.errors import NotFound, Unauthorized
+from ml_backend.domain.errors import NotFound, Unauthorized
 from ml_backend.services.doctor.case import Case, Fault
 
 NEW_TOKEN = (

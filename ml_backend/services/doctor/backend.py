@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ml_backend.domain import MODEL_VERSION
-from ml_backend.errors import LabelStudioError
+from ml_backend.domain.errors import LabelStudioError
+from ml_backend.domain.model import MODEL_VERSION
 from ml_backend.services.attachment import basic_auth, blocks
 from ml_backend.services.doctor import web
 from ml_backend.services.doctor.case import CannotCheckError, Case, Fault

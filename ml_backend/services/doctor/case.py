@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ml_backend.domain import MODEL_VERSION, LabelSpec, PredictionRow, ProjectRef, TaskId
-from ml_backend.label_config import parse_label_config
+from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.model import MODEL_VERSION, LabelSpec, PredictionRow, ProjectRef, TaskId
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services import attachment
 from ml_backend.settings import Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from ml_backend.errors import BadImage
+from ml_backend.domain.errors import BadImage
 from ml_backend.services.doctor import web
 from ml_backend.services.doctor.case import CannotCheckError, Case, Fault
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 
-from ml_backend.domain import MODEL_VERSION
+from ml_backend.domain.model import MODEL_VERSION
 from ml_backend.services import hotkeys
 from ml_backend.services.attachment import ask_next
 from ml_backend.services.doctor.case import CannotCheckError, Case, Fault

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.domain import TaskId
-from strategies.target import Target
+from ml_backend.domain.model import TaskId
+from strategies.audits.target import Target
 
 ARRAYS = ("tasks", "suggested", "confidences")
 

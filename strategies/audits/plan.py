@@ -14,9 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
+from strategies.audits.certify import MIXTURE, Rung, audits_needed, evidence
+from strategies.audits.target import Target
 from strategies.base import StrategyError
-from strategies.certify import MIXTURE, Rung, audits_needed, evidence
-from strategies.target import Target
 
 Array = npt.NDArray[Any]
 

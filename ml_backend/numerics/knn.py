@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ml_backend.generation import Array, Floats
+from ml_backend.domain.generation import Array, Floats
 
 SHARPNESS = 0.1
 """A neighbour that is this much less similar than the nearest one has 1/e of its vote."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.generation import Floats
+from ml_backend.domain.generation import Floats
 
 BLOCK = 1024
 GROUP = 64

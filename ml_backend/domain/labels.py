@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ml_backend.domain import Annotation, LabelState, TaskId
+from ml_backend.domain.model import Annotation, LabelState, TaskId
 
 
 def settle(annotations: Iterable[Annotation]) -> tuple[LabelState, tuple[str, ...]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from ml_backend.domain import ContentKey
+from ml_backend.domain.model import ContentKey
 
 KEY_BYTES = 16
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ml_backend.generation import Array, Floats
+from ml_backend.domain.generation import Array, Floats
 
 FLOOR = 1e-3
 """Least probability that log-loss counts: one sure error must not outweigh a thousand answers."""

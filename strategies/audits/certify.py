@@ -34,8 +34,8 @@ import numpy.typing as npt
 from scipy.special import betaln, gammaln
 from scipy.stats import beta, hypergeom
 
+from strategies.audits.target import Target
 from strategies.base import StrategyError
-from strategies.target import Target
 
 Array = npt.NDArray[Any]
 

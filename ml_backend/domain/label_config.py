@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import quoteattr
 
-from ml_backend.domain import LabelSpec
-from ml_backend.errors import UnusableConfig
+from ml_backend.domain.errors import UnusableConfig
+from ml_backend.domain.model import LabelSpec
 
 MAX_LENGTH = 1_000_000
 """Characters; the longest config that is parsed."""

@@ -1,0 +1,1 @@
+"""Plain numpy on vectors and probabilities."""
