@@ -20,7 +20,7 @@ import numpy as np
 from common import percentiles, report
 from stack import EMAIL, PASSWORD, Stack, label_config, stack
 
-from ml_backend.adapters.digits import write_digits
+from ml_backend.adapters.files.digits import write_digits
 from ml_backend.commands import connect, import_images
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

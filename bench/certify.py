@@ -27,18 +27,18 @@ import numpy as np
 from common import report
 from data import Labelled, cifar10, features, mnist
 
-from ml_backend.adapters.embedders import open_embedder
-from ml_backend.adapters.features import made_with
-from ml_backend.adapters.finetune_torch import TorchFinetuner
+from ml_backend.adapters.files.features import made_with
 from ml_backend.adapters.memory import MemoryFeatures
+from ml_backend.adapters.models.embedders import open_embedder
+from ml_backend.adapters.models.finetuner import TorchFinetuner
 from ml_backend.domain.audit_sample import Draw
 from ml_backend.domain.model import Annotation, AnnotationId, Task, TaskId, TaskRecord
 from ml_backend.memory_project import REF, MemoryProject
 from ml_backend.ports import Features, LabelStudio
-from ml_backend.services.auditing import ask_more, make_draw
-from ml_backend.services.certificate import Aim, Standing, standing
-from ml_backend.services.finetune import FullRound
-from ml_backend.services.suggest import suggest
+from ml_backend.services.certification.audit_sample import ask_more, make_draw
+from ml_backend.services.certification.certificate import Aim, Standing, standing
+from ml_backend.services.learning.finetune import FullRound
+from ml_backend.services.queue.suggest import suggest
 from ml_backend.simulation import Options
 from strategies.audits.certify import Tested
 from strategies.audits.target import Target

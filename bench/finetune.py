@@ -24,7 +24,7 @@ from data import cifar10
 from stack import label_config
 
 from ml_backend import jobs
-from ml_backend.adapters.servers import LocalRedis
+from ml_backend.adapters.processes.servers import LocalRedis
 from ml_backend.bootstrap import Parts
 from ml_backend.domain.generation import Generation
 from ml_backend.domain.model import Annotation, AnnotationId, Task, TaskId, TaskRecord

@@ -24,9 +24,9 @@ from common import report
 from PIL import Image
 from torch import nn
 
-from ml_backend.adapters import backbones
-from ml_backend.adapters.embedder_torch import TorchEmbedder
-from ml_backend.adapters.pipeline import cpus
+from ml_backend.adapters.models import backbones
+from ml_backend.adapters.models.embedder_torch import TorchEmbedder
+from ml_backend.adapters.models.pipeline import cpus
 
 NETWORKS = {"efficientnet-lite0": "", "resnet50": "fc", "vit_b_16": "heads"}
 """Names and the classifiers that are cut off, nothing where the weights are installed."""

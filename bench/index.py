@@ -22,7 +22,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.common import percentiles, report
-from ml_backend.adapters.index_edge import EdgeIndex
+from ml_backend.adapters.index.edge import EdgeIndex
 from ml_backend.domain.generation import Array, Floats, normalise
 from ml_backend.domain.model import SPACE_DIM, LabelState
 

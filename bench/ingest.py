@@ -28,8 +28,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.common import report
 from bench.data import cifar10
-from ml_backend.adapters.backbones import backbone
-from ml_backend.adapters.embedders import open_embedder
+from ml_backend.adapters.models.backbones import backbone
+from ml_backend.adapters.models.embedders import open_embedder
 
 SIZE, NAME = 224, "efficientnet-lite0"
 DEFAULT_SAMPLE = 100

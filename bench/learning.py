@@ -19,15 +19,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench.common import report
 from bench.data import cifar10_features, mnist_features
-from ml_backend.adapters.artifacts import FileArtifacts
-from ml_backend.adapters.projector_umap import UmapProjector
-from ml_backend.adapters.trainer_torch import TorchTrainer
+from ml_backend.adapters.files.artifacts import FileArtifacts
+from ml_backend.adapters.models.projector_umap import UmapProjector
+from ml_backend.adapters.models.trainer_torch import TorchTrainer
 from ml_backend.domain.generation import Generation, Pca
 from ml_backend.domain.model import ProjectRef
 from ml_backend.numerics.figures import correct, figures
 from ml_backend.numerics.knn import vote_all
-from ml_backend.services.projection import fit_pca, lay_out
-from ml_backend.services.train import train
+from ml_backend.services.learning.maps import fit_pca, lay_out
+from ml_backend.services.learning.train import train
 
 REF = ProjectRef("http://bench", 1)
 REPEATS = 3

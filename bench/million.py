@@ -22,12 +22,12 @@ from typing import Any, cast
 import numpy as np
 from common import percentiles, report
 
-from ml_backend.adapters.artifacts import FileArtifacts
-from ml_backend.adapters.features import FileFeatures
-from ml_backend.adapters.index_embedded import EmbeddedIndex
+from ml_backend.adapters.files.artifacts import FileArtifacts
+from ml_backend.adapters.files.features import FileFeatures
+from ml_backend.adapters.index.embedded import EmbeddedIndex
 from ml_backend.adapters.memory import MemoryJobs, MemoryStudio
-from ml_backend.adapters.servers import LocalRedis
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.processes.servers import LocalRedis
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.generation import Array
 from ml_backend.domain.label_config import choices_config
 from ml_backend.domain.model import (
@@ -40,9 +40,9 @@ from ml_backend.domain.model import (
     TaskId,
 )
 from ml_backend.ports import Jobs, LabelStudio
-from ml_backend.services.learn import Learner
-from ml_backend.services.live import LivePool
-from ml_backend.services.project import Backend, Project
+from ml_backend.services.learning.rounds import Learner
+from ml_backend.services.queue.pool import LivePool
+from ml_backend.services.serving.project import Backend, Project
 from ml_backend.settings import Settings
 
 REF = ProjectRef("http://bench", 1)
@@ -101,8 +101,8 @@ def fill(folder: Path, url: str, count: int) -> dict[str, Any]:
 
 def worker(folder: Path, url: str, count: int) -> dict[str, Any]:
     """A worker's rounds: the map while there is no label, then a head of 1,000, then the map again."""
-    from ml_backend.adapters.projector_umap import UmapProjector
-    from ml_backend.adapters.trainer_torch import TorchTrainer
+    from ml_backend.adapters.models.projector_umap import UmapProjector
+    from ml_backend.adapters.models.trainer_torch import TorchTrainer
 
     state, projector, trainer = RedisState(url), UmapProjector(), TorchTrainer("cpu")
     learner = Learner(

@@ -13,11 +13,11 @@ import httpx
 import numpy as np
 from pydantic import SecretStr
 
-from ml_backend.adapters.features import FileFeatures
-from ml_backend.adapters.servers import LocalLabelStudio, free_port
+from ml_backend.adapters.files.features import FileFeatures
+from ml_backend.adapters.processes.local_rush import LocalRush
+from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
 from ml_backend.bootstrap import Parts
 from ml_backend.domain.model import ContentKey
-from ml_backend.local import LocalRush
 from ml_backend.settings import Settings
 
 TOKEN = "0123456789abcdef0123456789abcdef01234567"

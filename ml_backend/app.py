@@ -15,8 +15,8 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 from ml_backend import forward
 from ml_backend.domain.errors import BadRequest, NotFound, RushError, StoreError, TooLarge, Unauthorized
 from ml_backend.domain.model import MODEL_VERSION
-from ml_backend.services.events import handle
-from ml_backend.services.projects import Projects
+from ml_backend.services.serving.events import handle
+from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.wire import PredictJson, SetupJson, TaskJson, event, parse, project_id
 

@@ -23,11 +23,11 @@ from ml_backend.ports import (
     State,
     Trainer,
 )
-from ml_backend.services.importer import TaskSink
+from ml_backend.services.datasets.importer import TaskSink
 from ml_backend.settings import Settings
 
 if TYPE_CHECKING:
-    from ml_backend.adapters.decode import Limits
+    from ml_backend.adapters.models.decode import Limits
 
 
 PROMPT = 0.8
@@ -44,10 +44,10 @@ class Parts:
     def redis_url(self) -> str:
         """The Redis of the settings, else the bundled one that runs in the data directory."""
         if self.settings.redis_url:
-            from ml_backend.adapters.redis_client import checked
+            from ml_backend.adapters.redis.client import checked
 
             return checked(self.settings.redis_url)
-        from ml_backend.adapters.servers import LocalRedis
+        from ml_backend.adapters.processes.servers import LocalRedis
 
         found = LocalRedis.url_of(self.settings.data_dir.resolve() / "redis")
         if found is None:
@@ -72,7 +72,7 @@ class Parts:
     @cached_property
     def state(self) -> State:
         """The shared cache in Redis."""
-        from ml_backend.adapters.state_redis import RedisState
+        from ml_backend.adapters.redis.state import RedisState
 
         return RedisState(self.redis_url)
 
@@ -81,21 +81,21 @@ class Parts:
         """Who owns which project, where several web processes run."""
         if not self.settings.replica_url:
             return None
-        from ml_backend.adapters.owners_redis import RedisOwners
+        from ml_backend.adapters.redis.leases import RedisOwners
 
         return RedisOwners(self.redis_url, self.settings.replica_url)
 
     @cached_property
     def jobs(self) -> Jobs:
         """The way to the RQ workers."""
-        from ml_backend.adapters.jobs_rq import RqJobs
+        from ml_backend.adapters.redis.jobs import RqJobs
 
         return RqJobs(self.redis_url)
 
     @cached_property
     def studio(self) -> LabelStudio:
         """Label Studio over HTTP."""
-        from ml_backend.adapters.label_studio import HttpLabelStudio
+        from ml_backend.adapters.label_studio.client import HttpLabelStudio
 
         settings = self.settings
         token = settings.label_studio_api_key.get_secret_value()
@@ -115,13 +115,13 @@ class Parts:
     @cached_property
     def artifacts(self) -> Artifacts:
         """Generations and maps as files."""
-        from ml_backend.adapters.artifacts import FileArtifacts
+        from ml_backend.adapters.files.artifacts import FileArtifacts
 
         return FileArtifacts(self.settings.data_dir)
 
     def feature_set_of(self, generation: Generation | None) -> str:
         """The features of new images: of the backbone of the settings, or as it was fine-tuned."""
-        from ml_backend.adapters.features import feature_set
+        from ml_backend.adapters.files.features import feature_set
 
         wanted = feature_set(self.settings.backbone, self.settings.image_size)
         if generation is not None and untuned(generation.backbone) == wanted:
@@ -134,8 +134,8 @@ class Parts:
 
     def features(self, name: str) -> Features:
         """Backbone features as files, by the name of their set."""
-        from ml_backend.adapters.backbones import backbone
-        from ml_backend.adapters.features import FileFeatures, made_with
+        from ml_backend.adapters.files.features import FileFeatures, made_with
+        from ml_backend.adapters.models.backbones import backbone
 
         if name not in self._features:
             dim = backbone(made_with(name)[0]).dim
@@ -153,12 +153,12 @@ class Parts:
     def index(self, project: ProjectRef) -> Index:
         """Qdrant: the server of RUSH_QDRANT_URL, else what is embedded in this process."""
         if self.settings.qdrant_url:
-            from ml_backend.adapters.index_qdrant import QdrantIndex
+            from ml_backend.adapters.index.qdrant import QdrantIndex
 
             settings = self.settings
             key = settings.qdrant_api_key.get_secret_value()
             return QdrantIndex(settings.qdrant_url, project.slug, key, grpc=settings.qdrant_grpc)
-        from ml_backend.adapters.index_embedded import EmbeddedIndex
+        from ml_backend.adapters.index.embedded import EmbeddedIndex
 
         return EmbeddedIndex(self.settings.data_dir / "index" / project.slug)
 
@@ -172,7 +172,7 @@ class Parts:
 
     @property
     def _limits(self) -> Limits:
-        from ml_backend.adapters.decode import Limits
+        from ml_backend.adapters.models.decode import Limits
 
         return Limits(int(self.settings.max_image_mb * 1e6), int(self.settings.max_megapixels * 1e6))
 
@@ -182,8 +182,8 @@ class Parts:
 
     def embedder(self, feature_set: str) -> Embedder:
         """Images to these features, on the GPU where there is one."""
-        from ml_backend.adapters.embedders import open_embedder
-        from ml_backend.adapters.features import made_with
+        from ml_backend.adapters.files.features import made_with
+        from ml_backend.adapters.models.embedders import open_embedder
 
         if feature_set not in self._embedders:
             name, size = made_with(feature_set)
@@ -198,7 +198,7 @@ class Parts:
     @cached_property
     def finetuner(self) -> Finetuner:
         """Trains whole backbones."""
-        from ml_backend.adapters.finetune_torch import TorchFinetuner
+        from ml_backend.adapters.models.finetuner import TorchFinetuner
 
         settings = self.settings
         return TorchFinetuner(
@@ -214,7 +214,7 @@ class Parts:
     @cached_property
     def sink(self) -> TaskSink:
         """The way of tasks and files into Label Studio."""
-        from ml_backend.adapters.sdk_import import SdkSink
+        from ml_backend.adapters.label_studio.task_sink import SdkSink
 
         token = self.settings.label_studio_api_key.get_secret_value()
         return SdkSink(self.origin, token, self.studio)
@@ -222,13 +222,13 @@ class Parts:
     @cached_property
     def trainer(self) -> Trainer:
         """Fits heads."""
-        from ml_backend.adapters.trainer_torch import TorchTrainer
+        from ml_backend.adapters.models.trainer_torch import TorchTrainer
 
         return TorchTrainer(self.settings.device)
 
     @cached_property
     def projector(self) -> Projector:
         """Lays out maps."""
-        from ml_backend.adapters.projector_umap import UmapProjector
+        from ml_backend.adapters.models.projector_umap import UmapProjector
 
         return UmapProjector()

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from ml_backend.domain.audit_sample import Draw
 from ml_backend.domain.errors import BadRequest
-from ml_backend.services.certificate import Standing
+from ml_backend.services.certification.certificate import Standing
 from strategies.audits.certify import Rung, audits_needed
 from strategies.audits.target import Target
 

@@ -8,10 +8,10 @@ from ml_backend.domain.errors import NotReady
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.labels import settle_all
 from ml_backend.domain.model import Annotation, LabelState, TaskId
-from ml_backend.services import accept as accepting
-from ml_backend.services import auditing
-from ml_backend.services.accept import Progress
-from ml_backend.services.certificate import Standing, standing
+from ml_backend.services.certification import accept as accepting
+from ml_backend.services.certification import audit_sample as auditing
+from ml_backend.services.certification.accept import Progress
+from ml_backend.services.certification.certificate import Standing, standing
 from strategies.audits.target import Target
 
 

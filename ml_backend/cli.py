@@ -21,7 +21,7 @@ from ml_backend.bootstrap import Parts
 from ml_backend.certify_cli import audit, certify
 from ml_backend.domain.errors import BadRequest, RushError
 from ml_backend.progress import show_report, show_step, stages
-from ml_backend.services.doctor import Finding
+from ml_backend.services.connecting.doctor import Finding
 from ml_backend.settings import Settings
 from ml_backend.simulate_cli import simulate
 
@@ -103,7 +103,7 @@ def serve() -> None:
 def worker(only: str | None) -> None:
     """Run a worker: fast jobs embed and sync, slow ones train, lay out maps and write them back."""
     from ml_backend import jobs
-    from ml_backend.adapters.jobs_rq import FAST, SIMULATED, SLOW, run_worker
+    from ml_backend.adapters.redis.jobs import FAST, SIMULATED, SLOW, run_worker
 
     queues = {"fast": (FAST,), "slow": (SLOW,), "simulate": (SIMULATED,), None: (FAST, SLOW)}[only]
     url = _parts(logs=True).redis_url
@@ -116,7 +116,7 @@ def worker(only: str | None) -> None:
 @main.command()
 def start() -> None:
     """Run Redis, backend and worker together until Ctrl+C: all that one machine needs."""
-    from ml_backend.local import LocalRush
+    from ml_backend.adapters.processes.local_rush import LocalRush
     from ml_backend.wsgi import check_door
 
     parts = _parts(logs=True)

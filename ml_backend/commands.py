@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import strategies
-from ml_backend.adapters.backend_http import backend_status
-from ml_backend.adapters.jobs_rq import missing_workers
+from ml_backend.adapters.processes.backend_client import backend_status
+from ml_backend.adapters.redis.jobs import missing_workers
 from ml_backend.bootstrap import Parts
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.jobs import learner
-from ml_backend.services import connect as connecting
-from ml_backend.services.connect import Step
-from ml_backend.services.doctor import Finding
-from ml_backend.services.doctor import doctor as examine
-from ml_backend.services.importer import Importer, ImportReport, Progress
-from ml_backend.services.sources import read_source
+from ml_backend.services.connecting import connect as connecting
+from ml_backend.services.connecting.connect import Step
+from ml_backend.services.connecting.doctor import Finding
+from ml_backend.services.connecting.doctor import doctor as examine
+from ml_backend.services.datasets.importer import Importer, ImportReport, Progress
+from ml_backend.services.datasets.sources import read_source
 
 
 def connect(

@@ -16,15 +16,15 @@ from pydantic import SecretStr
 from rich.console import Console
 from rich.panel import Panel
 
-from ml_backend.adapters.child import ServerError, free_port, port_is_free
-from ml_backend.adapters.servers import LocalLabelStudio
+from ml_backend.adapters.processes.child import ServerError, free_port, port_is_free
+from ml_backend.adapters.processes.local_rush import LocalRush
+from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.bootstrap import Parts
 from ml_backend.commands import connect, import_images
 from ml_backend.domain.errors import BadRequest, NotFound
 from ml_backend.domain.label_config import choices_config
-from ml_backend.local import LocalRush
 from ml_backend.progress import show_report, show_step, stages
-from ml_backend.services.hotkeys import KEY
+from ml_backend.services.connecting.hotkeys import KEY
 from ml_backend.settings import Settings
 
 EMAIL, PASSWORD = "rush@example.com", "rush-demo"
@@ -96,7 +96,7 @@ def attach(parts: Parts, folder: Path, console: Console) -> int:
     The pictures are written to ``folder`` where it is empty. Run again it finds all of it there.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
-        from ml_backend.adapters.digits import write_digits
+        from ml_backend.adapters.files.digits import write_digits
 
         write_digits(folder)
     title = _title("handwritten digits", ())
@@ -170,7 +170,7 @@ def _images(data: Path | None, folder: Path, console: Console) -> Path:
         if not any(path.is_file() for path in data.rglob("*")):
             raise BadRequest(f"{data} has no files.", "Give a folder of images: make demo DATA=folder")
         return data.resolve()
-    from ml_backend.adapters.digits import write_digits
+    from ml_backend.adapters.files.digits import write_digits
 
     with console.status("Writing 1,797 handwritten digits as pictures …"):
         write_digits(folder / "files" / "digits")

@@ -11,7 +11,7 @@ import httpx
 from flask import Flask, Response, request
 
 from ml_backend.domain.errors import Unavailable
-from ml_backend.services.projects import Projects
+from ml_backend.services.serving.registry import Projects
 from ml_backend.wire import project_id
 
 PASSED_ON = "X-Rush-Passed-On"

@@ -11,11 +11,11 @@ from ml_backend.bootstrap import Parts
 from ml_backend.domain.errors import NotReady
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.model import ProjectRef, TaskId
-from ml_backend.services import ingest as ingesting
-from ml_backend.services import sync as syncing
-from ml_backend.services import write_back as writing
-from ml_backend.services.finetune import FullRound
-from ml_backend.services.learn import Learner
+from ml_backend.services.embedding import ingest as ingesting
+from ml_backend.services.learning.finetune import FullRound
+from ml_backend.services.learning.rounds import Learner
+from ml_backend.services.syncing import sync as syncing
+from ml_backend.services.syncing import write_coordinates as writing
 from ml_backend.settings import Settings
 from ml_backend.wire import image_of
 

@@ -12,9 +12,9 @@ from ml_backend.domain.generation import Array
 from ml_backend.domain.label_config import choices_config
 from ml_backend.domain.model import Annotation, AnnotationId, ProjectRef, TaskId
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
-from ml_backend.services.learn import Learner, PrincipalProjector
-from ml_backend.services.project import LOW, Backend, Project
-from ml_backend.services.suggest import suggest
+from ml_backend.services.learning.rounds import Learner, PrincipalProjector
+from ml_backend.services.queue.suggest import suggest
+from ml_backend.services.serving.project import LOW, Backend, Project
 from ml_backend.settings import Settings
 from ml_backend.simulation import Options
 from strategies.simulate.replay import Labels
@@ -41,7 +41,7 @@ class MemoryProject:
         options: Options,
     ) -> None:
         from ml_backend.adapters import memory
-        from ml_backend.adapters.trainer_torch import TorchTrainer
+        from ml_backend.adapters.models.trainer_torch import TorchTrainer
 
         self.options, self._labels, self._turns = options, 0, 0
         self._ids = iter(range(1, 10**9))

@@ -18,8 +18,8 @@ from label_studio_ml.model import LabelStudioMLBase
 from ml_backend.bootstrap import Parts
 from ml_backend.domain.errors import NotFound
 from ml_backend.domain.model import MODEL_VERSION
-from ml_backend.services.events import handle
-from ml_backend.services.projects import Projects
+from ml_backend.services.serving.events import handle
+from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.wire import TaskJson, event, parse, project_id
 from ml_backend.wsgi import open_projects

@@ -18,8 +18,8 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
 from rich.text import Text
 
-from ml_backend.services.connect import Step
-from ml_backend.services.importer import ImportReport, Progress
+from ml_backend.services.connecting.connect import Step
+from ml_backend.services.datasets.importer import ImportReport, Progress
 
 SHOWN = 20
 """Skipped files that are listed; the rest is counted."""

@@ -61,7 +61,7 @@ def simulate_stored(
     digest: str, name: str, strategy: str, seed: int, options: dict[str, Any]
 ) -> dict[str, Any]:
     """One run on a worker, on data that ``simulate --redis`` put into Redis; see ``simulate_run``."""
-    from ml_backend.adapters.simulate_rq import fetched
+    from ml_backend.adapters.redis.simulated_runs import fetched
 
     return simulate_run(fetched(digest, name), strategy, seed, Options(**options))
 

@@ -64,7 +64,7 @@ def simulate(
     """Replay labelling with people of numbers: which strategy would be fastest on such data?"""
     from ml_backend import simulate as simulating
     from ml_backend import simulate_data as preparing
-    from ml_backend.services.pace import own_minutes
+    from ml_backend.services.queue.pace import own_minutes
     from ml_backend.simulation import Options
     from strategies.spec_parser import parse
 
@@ -81,7 +81,7 @@ def simulate(
         left_out = [line for prepared in sets for line in prepared.left_out]
         given = Options(**options, cost=_cost(cost, project, parts))
         if redis_url:
-            from ml_backend.adapters.simulate_rq import on_workers
+            from ml_backend.adapters.redis.simulated_runs import on_workers
 
             runner = on_workers(redis_url)
         else:

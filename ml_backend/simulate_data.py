@@ -19,8 +19,8 @@ from ml_backend.domain.generation import Array
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.labels import settle, settle_all
 from ml_backend.domain.model import Annotation, LabelState
-from ml_backend.services.pace import LEAST_TIMED, timed_answers
-from ml_backend.services.sources import SourceItem, read_source
+from ml_backend.services.datasets.sources import SourceItem, read_source
+from ml_backend.services.queue.pace import LEAST_TIMED, timed_answers
 from ml_backend.settings import Settings
 
 Progress = Callable[[str, int, int], None]
@@ -127,7 +127,7 @@ def embed_labelled(
     Returns a line for each image that can't be read; BadRequest where none is left. ``progress`` hears the
     count done.
     """
-    from ml_backend.adapters.embedders import open_embedder
+    from ml_backend.adapters.models.embedders import open_embedder
 
     embedder = open_embedder(
         settings.backbone, settings.image_size, settings.device, settings.data_dir / "networks"

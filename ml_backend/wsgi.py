@@ -12,8 +12,8 @@ from gunicorn.app.base import BaseApplication
 from ml_backend.app import create_app
 from ml_backend.bootstrap import Parts
 from ml_backend.domain.errors import BadRequest
-from ml_backend.services.project import Backend
-from ml_backend.services.projects import Projects
+from ml_backend.services.serving.project import Backend
+from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 
 THREADS = 8

@@ -12,8 +12,8 @@ import pytest
 import redis
 from hypothesis import settings
 
-from ml_backend.adapters.servers import LocalLabelStudio, LocalRedis, free_port
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.processes.servers import LocalLabelStudio, LocalRedis, free_port
+from ml_backend.adapters.redis.state import RedisState
 
 settings.register_profile("rush", deadline=None)  # a busy machine is no error
 settings.load_profile("rush")

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ml_backend.adapters.artifacts import FileArtifacts
-from ml_backend.adapters.features import FileFeatures
+from ml_backend.adapters.files.artifacts import FileArtifacts
+from ml_backend.adapters.files.features import FileFeatures
 from ml_backend.adapters.memory import MemoryStudio
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import LabelStudioError
 from ml_backend.domain.generation import Array, Floats, Generation, Pca, Projection, normalise
 from ml_backend.domain.model import (
@@ -29,7 +29,7 @@ from ml_backend.domain.model import (
     ProjectRef,
     TaskId,
 )
-from ml_backend.services.project import Backend, Project
+from ml_backend.services.serving.project import Backend, Project
 from ml_backend.settings import Settings
 
 CONFIG = """<View><Image name="image" value="$image"/><Choices name="label" toName="image" choice="single">

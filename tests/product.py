@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ml_backend.adapters.backend_http import backend_status
-from ml_backend.adapters.label_studio import HttpLabelStudio
-from ml_backend.adapters.servers import LocalLabelStudio
+from ml_backend.adapters.label_studio.client import HttpLabelStudio
+from ml_backend.adapters.processes.backend_client import backend_status
+from ml_backend.adapters.processes.local_rush import LocalRush
+from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.bootstrap import Parts
-from ml_backend.local import LocalRush
 from ml_backend.settings import Settings
 
 CLASSES = tuple("0123456789")

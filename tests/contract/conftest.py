@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from werkzeug.serving import make_server
 
-from ml_backend.adapters.label_studio import HttpLabelStudio
-from ml_backend.adapters.servers import LocalLabelStudio, free_port
+from ml_backend.adapters.label_studio.client import HttpLabelStudio
+from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
 from ml_backend.app import create_app
 from ml_backend.bootstrap import Parts
 from ml_backend.domain.model import ProjectRef, TaskId
-from ml_backend.services.attachment import webhook_url
-from ml_backend.services.connect import connect
-from ml_backend.services.project import Backend
-from ml_backend.services.projects import Projects
+from ml_backend.services.connecting.connect import connect
+from ml_backend.services.connecting.label_studio_setup import webhook_url
+from ml_backend.services.serving.project import Backend
+from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 
 CONFIG = """<View><Image name="image" value="$image"/>

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from ml_backend.adapters.label_studio import HttpLabelStudio
-from ml_backend.adapters.servers import LocalLabelStudio
+from ml_backend.adapters.label_studio.client import HttpLabelStudio
+from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.domain.labels import settle
 from ml_backend.domain.model import LabelSpec, LabelState, ProjectRef, Suggestion, TaskId, TaskRecord
-from ml_backend.services.accept import CHUNK, accept_annotations, accept_predictions, revert
+from ml_backend.services.certification.accept import CHUNK, accept_annotations, accept_predictions, revert
 from ml_backend.wire import prediction
 
 CONFIG = """<View><Image name="image" value="$image"/>

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ml_backend.adapters.artifacts import FileArtifacts
+from ml_backend.adapters.files.artifacts import FileArtifacts
 from ml_backend.domain.audit_sample import Draw
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.generation import Generation, Head, Pca, Projection
@@ -187,7 +187,7 @@ import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 from test_artifacts import REF, generation
-from ml_backend.adapters.artifacts import FileArtifacts
+from ml_backend.adapters.files.artifacts import FileArtifacts
 artifacts = FileArtifacts(Path(sys.argv[1]))
 number = artifacts.generation_number(REF) or 0
 while True:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.adapters.servers import LocalRedis, free_port
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.processes.servers import LocalRedis, free_port
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.app import create_app
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.model import TaskId
-from ml_backend.services.projects import Projects
+from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from tests.fakes import FakeIndex, World
 from tests.waiting import until
@@ -95,7 +95,7 @@ def test_an_index_that_goes_away_is_caught_up_with_and_complained_of_once(
         time.sleep(5.0)
         assert projects._lost
         assert ("sync", {}) not in world.jobs.asked
-        keeper = [r for r in caplog.records if r.name == "ml_backend.services.projects"]
+        keeper = [r for r in caplog.records if r.name == "ml_backend.services.serving.registry"]
         assert len(keeper) == 1
     assert until(lambda: ("sync", {}) in world.jobs.asked), "what was missed is fetched once it is back"
     assert until(lambda: not projects._lost)

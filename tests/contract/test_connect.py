@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from ml_backend.domain.errors import BadRequest, LabelStudioError, UnusableConfig
-from ml_backend.services import hotkeys
-from ml_backend.services.connect import Step, find_or_create
+from ml_backend.services.connecting import hotkeys
+from ml_backend.services.connecting.connect import Step, find_or_create
 from tests.contract.conftest import CONFIG, Rush
 
 
@@ -126,7 +126,7 @@ def test_an_event_that_does_not_arrive_names_both_switches(
 ) -> None:
     guarded = start_rush(webhook_secret="right")
     ref = guarded.project()
-    monkeypatch.setattr("ml_backend.services.attachment.WEBHOOK_SECONDS", 0.5)
+    monkeypatch.setattr("ml_backend.services.connecting.label_studio_setup.WEBHOOK_SECONDS", 0.5)
     guarded.settings = guarded.settings.model_copy(update={"webhook_secret": rush.settings.webhook_secret})
     with pytest.raises(LabelStudioError, match=r"SSRF_PROTECTION_ENABLED=false.*ML_BLOCK_LOCAL_IP=false"):
         guarded.connect(ref)

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from ml_backend.adapters.label_studio import HttpLabelStudio
-from ml_backend.adapters.servers import LocalLabelStudio, free_port
+from ml_backend.adapters.label_studio.client import HttpLabelStudio
+from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
 from ml_backend.domain.errors import LabelStudioError
 from ml_backend.domain.model import ProjectRef, TaskId
-from ml_backend.services import hotkeys
-from ml_backend.services.doctor import CHECKS, Finding, doctor
+from ml_backend.services.connecting import hotkeys
+from ml_backend.services.connecting.doctor import CHECKS, Finding, doctor
 from tests.contract.conftest import CONFIG, Rush
 from tests.serving import serving
 

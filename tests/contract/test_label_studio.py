@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 
 import pytest
 
-from ml_backend.adapters.label_studio import PAGE, HttpLabelStudio
-from ml_backend.adapters.servers import LocalLabelStudio, free_port
+from ml_backend.adapters.label_studio.client import PAGE, HttpLabelStudio
+from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
 from ml_backend.domain.errors import BadImage, LabelStudioError, NotFound, Unauthorized
 from ml_backend.domain.model import MODEL_VERSION, LabelSpec, PredictionId, Suggestion, TaskId
 from ml_backend.wire import prediction

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from ml_backend.adapters.projector_umap import UmapProjector
+from ml_backend.adapters.models.projector_umap import UmapProjector
 from ml_backend.domain.generation import normalise
 
 
@@ -79,7 +79,7 @@ def test_equal_images_share_the_middle_and_duplicates_do_no_harm(projector):
 
 
 def test_beyond_the_landmarks_every_image_is_placed(projector, monkeypatch):
-    monkeypatch.setattr("ml_backend.adapters.projector_umap.LANDMARKS", 150)
+    monkeypatch.setattr("ml_backend.adapters.models.projector_umap.LANDMARKS", 150)
     xy = projector.project(blobs())
     assert np.isfinite(xy).all()
     assert neighbours_of_the_same_group(xy, np.arange(300) % 6) > 0.7

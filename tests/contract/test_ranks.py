@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ml_backend.adapters.digits import write_digits
-from ml_backend.adapters.finetune_torch import TorchFinetuner
-from ml_backend.adapters.ranks import Ranks, together
+from ml_backend.adapters.files.digits import write_digits
+from ml_backend.adapters.models.finetuner import TorchFinetuner
+from ml_backend.adapters.models.ranks import Ranks, together
 from ml_backend.domain.errors import NotReady
 
 

@@ -14,9 +14,9 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ml_backend.adapters.jobs_rq import RqJobs
-from ml_backend.adapters.servers import free_port, redis_executable
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.processes.servers import free_port, redis_executable
+from ml_backend.adapters.redis.jobs import RqJobs
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.model import ProjectRef
 from tests.proxy import Proxy

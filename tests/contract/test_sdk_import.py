@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from ml_backend.adapters.label_studio import HttpLabelStudio
-from ml_backend.adapters.sdk_import import SdkSink
-from ml_backend.adapters.servers import LocalLabelStudio
+from ml_backend.adapters.label_studio.client import HttpLabelStudio
+from ml_backend.adapters.label_studio.task_sink import SdkSink
+from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.domain.errors import LabelStudioError
 from ml_backend.domain.model import EMPTY, LabelSpec
 from ml_backend.wire import coordinates, prediction, score_of

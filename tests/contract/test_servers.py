@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from ml_backend.adapters.servers import LocalLabelStudio, LocalRedis, ServerError, free_port, port_is_free
+from ml_backend.adapters.processes.servers import (
+    LocalLabelStudio,
+    LocalRedis,
+    ServerError,
+    free_port,
+    port_is_free,
+)
 
 
 @pytest.fixture
@@ -79,7 +85,7 @@ def test_ctrl_c_in_the_parents_terminal_leaves_the_children_to_the_parent(folder
     code = f"""
 import os, signal, sys
 from pathlib import Path
-from ml_backend.adapters.servers import LocalRedis
+from ml_backend.adapters.processes.servers import LocalRedis
 server = LocalRedis(Path({str(folder)!r}))
 server.start()
 try:
@@ -100,7 +106,7 @@ def test_a_server_outlives_a_killed_parent_and_is_found_again(folder: Path) -> N
     code = f"""
 import os, signal
 from pathlib import Path
-from ml_backend.adapters.servers import LocalRedis
+from ml_backend.adapters.processes.servers import LocalRedis
 LocalRedis(Path({str(folder)!r})).start()
 os.kill(os.getpid(), signal.SIGKILL)
 """

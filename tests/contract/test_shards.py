@@ -15,10 +15,10 @@ import pytest
 import redis
 
 import ml_backend
-from ml_backend.adapters.digits import write_digits
-from ml_backend.adapters.features import FileFeatures, feature_set
-from ml_backend.adapters.jobs_rq import RqJobs
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.files.digits import write_digits
+from ml_backend.adapters.files.features import FileFeatures, feature_set
+from ml_backend.adapters.redis.jobs import RqJobs
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
 from tests.serving import serving
 from tests.waiting import until

@@ -15,7 +15,7 @@ import pytest
 import redis
 from sklearn.datasets import load_digits
 
-from ml_backend.adapters.simulate_rq import on_workers
+from ml_backend.adapters.redis.simulated_runs import on_workers
 from ml_backend.domain.errors import SimulationError
 from ml_backend.simulate import simulate, simulate_run
 from ml_backend.simulation import Options

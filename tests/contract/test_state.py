@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ml_backend.adapters.servers import LocalRedis
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.processes.servers import LocalRedis
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
 from ml_backend.ports import State

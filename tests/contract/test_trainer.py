@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 
-from ml_backend.adapters.trainer_torch import TorchTrainer
+from ml_backend.adapters.models.trainer_torch import TorchTrainer
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.model import SPACE_DIM
-from ml_backend.services.projection import fit_pca
+from ml_backend.services.learning.maps import fit_pca
 
 
 def images(n, classes=3, width=96, seed=0, noise=0.5):

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ml_backend.adapters.label_studio import HttpLabelStudio
-from ml_backend.adapters.servers import LocalLabelStudio, free_port
+from ml_backend.adapters.label_studio.client import HttpLabelStudio
+from ml_backend.adapters.processes.local_rush import LocalRush
+from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
 from ml_backend.bootstrap import Parts
-from ml_backend.local import LocalRush
 from tests.product import Product, product_settings
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from ml_backend.adapters.digits import write_digits
-from ml_backend.adapters.label_studio import HttpLabelStudio
-from ml_backend.adapters.servers import LocalRedis, free_port, port_is_free
+from ml_backend.adapters.files.digits import write_digits
+from ml_backend.adapters.label_studio.client import HttpLabelStudio
+from ml_backend.adapters.processes.servers import LocalRedis, free_port, port_is_free
 from tests.conftest import TOKEN, _label_studio_environment, _template
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.timeout(900)]

@@ -13,13 +13,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ml_backend.adapters.child import Child
-from ml_backend.adapters.label_studio import HttpLabelStudio
-from ml_backend.adapters.servers import LocalLabelStudio, free_port
+from ml_backend.adapters.label_studio.client import HttpLabelStudio
+from ml_backend.adapters.processes.child import Child
+from ml_backend.adapters.processes.local_rush import LocalRush
+from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
 from ml_backend.bootstrap import Parts
 from ml_backend.commands import connect, import_images
 from ml_backend.forward import PASSED_ON
-from ml_backend.local import LocalRush
 from tests.product import Product, label_config, product_settings
 from tests.proxy import Proxy
 

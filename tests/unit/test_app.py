@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.app import create_app
-from ml_backend.services.project import Project
-from ml_backend.services.projects import Projects
+from ml_backend.services.serving.project import Project
+from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from tests.fakes import CONFIG, World
 

@@ -11,7 +11,7 @@ import pytest
 from ml_backend.certificate_text import duration, percent
 from ml_backend.domain.audit_sample import Draw
 from ml_backend.domain.model import Annotation, AnnotationId, TaskId
-from ml_backend.services.certificate import Standing, standing
+from ml_backend.services.certification.certificate import Standing, standing
 from strategies.audits.certify import binomial_upper
 from strategies.audits.target import Target
 

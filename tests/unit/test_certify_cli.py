@@ -11,10 +11,10 @@ import pytest
 from click.testing import CliRunner
 
 from ml_backend import cli
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import NotFound
 from ml_backend.domain.model import Annotation, PredictionId, PredictionRow, Task, TaskId, TaskRecord
-from ml_backend.services import accept as accepting
+from ml_backend.services.certification import accept as accepting
 from ml_backend.wire import annotation
 from tests.fakes import FakeLabelStudio, World
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from ml_backend.adapters.decode import Limits, decode
+from ml_backend.adapters.models.decode import Limits, decode
 from ml_backend.domain.errors import BadImage
 
 SIZE = 32

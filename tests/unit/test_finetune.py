@@ -15,22 +15,22 @@ import torch
 from torch import nn
 
 from ml_backend import jobs
-from ml_backend.adapters import backbones
-from ml_backend.adapters.backbones import HALF, Backbone
-from ml_backend.adapters.decode import decode
-from ml_backend.adapters.digits import write_digits
-from ml_backend.adapters.embedder_openvino import OpenVinoEmbedder
-from ml_backend.adapters.embedder_torch import TorchEmbedder
-from ml_backend.adapters.features import made_with
-from ml_backend.adapters.finetune_model import Linear, Model, Teacher, quick_on_cpu
-from ml_backend.adapters.finetune_torch import TorchFinetuner
-from ml_backend.adapters.finetune_training import Training
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.files.digits import write_digits
+from ml_backend.adapters.files.features import made_with
+from ml_backend.adapters.models import backbones
+from ml_backend.adapters.models.backbones import HALF, Backbone
+from ml_backend.adapters.models.decode import decode
+from ml_backend.adapters.models.embedder_openvino import OpenVinoEmbedder
+from ml_backend.adapters.models.embedder_torch import TorchEmbedder
+from ml_backend.adapters.models.finetune_model import Linear, Model, Teacher, quick_on_cpu
+from ml_backend.adapters.models.finetune_training import Training
+from ml_backend.adapters.models.finetuner import TorchFinetuner
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.bootstrap import Parts
 from ml_backend.domain.generation import Generation, untuned
 from ml_backend.domain.model import Annotation, AnnotationId, ProjectRef, Task, TaskId, TaskRecord
-from ml_backend.services import ingest as ingesting
-from ml_backend.services.finetune import compare
+from ml_backend.services.embedding import ingest as ingesting
+from ml_backend.services.learning.finetune import compare
 from ml_backend.settings import Settings
 from tests.fakes import FakeJobs
 

@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ml_backend.adapters.artifacts import FileArtifacts
-from ml_backend.adapters.features import FileFeatures
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.files.artifacts import FileArtifacts
+from ml_backend.adapters.files.features import FileFeatures
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import BadImage, BadRequest
 from ml_backend.domain.model import LabelSpec, ProjectRef, Task, TaskId, TaskRecord
-from ml_backend.services import importer
-from ml_backend.services.importer import Importer
-from ml_backend.services.learn import Learner
-from ml_backend.services.sources import read_source
+from ml_backend.services.datasets import importer
+from ml_backend.services.datasets.importer import Importer
+from ml_backend.services.datasets.sources import read_source
+from ml_backend.services.learning.rounds import Learner
 from ml_backend.settings import Settings
 from ml_backend.wire import annotation
 
@@ -75,7 +75,7 @@ def make(state: RedisState, tmp_path: Path) -> Any:
     artifacts = FileArtifacts(tmp_path / "artifacts")
 
     def made(studio: Any, embedding: Any, **more: Any) -> Importer:
-        from ml_backend.services.learn import PrincipalProjector
+        from ml_backend.services.learning.rounds import PrincipalProjector
 
         learner: Any = Learner(state, artifacts, features, "first-byte", lambda: None, PrincipalProjector)  # type: ignore[arg-type,return-value]
         settings = Settings(window=10, **more.pop("settings", {}))

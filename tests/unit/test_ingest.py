@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 import redis
 
-from ml_backend.adapters.features import FileFeatures
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.files.features import FileFeatures
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.content_hash import content_key
 from ml_backend.domain.errors import BadImage
 from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
-from ml_backend.services import ingest as module
-from ml_backend.services.ingest import IngestReport, ingest
+from ml_backend.services.embedding import ingest as module
+from ml_backend.services.embedding.ingest import IngestReport, ingest
 
 REF = ProjectRef("http://127.0.0.1:8080", 3)
 DIM = 4

@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ml_backend.adapters.features import FileFeatures
+from ml_backend.adapters.files.features import FileFeatures
 from ml_backend.domain.generation import Generation, Head, Pca
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.model import SPACE_DIM, Annotation, AnnotationId, LabelState, ProjectRef, TaskId
-from ml_backend.services.live import LivePool
-from ml_backend.services.view import view
+from ml_backend.services.queue.pool import LivePool
+from ml_backend.services.queue.view import view
 from tests.fakes import CONFIG, MULTIPLE, FakeIndex, key_of, points
 
 REF = ProjectRef("http://studio", 1)

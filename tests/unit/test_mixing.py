@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import redis
 
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.audit_sample import Draw
 from ml_backend.domain.model import AnnotationId, TaskId
-from ml_backend.services.auditing import ask_more, make_draw
+from ml_backend.services.certification.audit_sample import ask_more, make_draw
 from strategies.audits.certify import audits_needed
 from strategies.audits.target import Target
 from tests.fakes import World

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ml_backend.domain.model import Annotation, AnnotationId, TaskId
-from ml_backend.services.pace import cost_model, pace, seconds_per_image
+from ml_backend.services.queue.pace import cost_model, pace, seconds_per_image
 
 
 def answers(*seconds: float | None) -> list[Annotation]:

@@ -3,7 +3,7 @@ import pytest
 
 from ml_backend.domain.generation import normalise
 from ml_backend.domain.model import SPACE_DIM
-from ml_backend.services.projection import density, fit_pca, lay_out
+from ml_backend.services.learning.maps import density, fit_pca, lay_out
 
 
 class FirstTwo:

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 import strategies
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.model import EMPTY, AnnotationId, LabelState, Task, TaskId
-from ml_backend.services import look_ahead
+from ml_backend.services.queue import look_ahead
 from strategies import registry
 from tests.fakes import World
 
@@ -323,7 +323,7 @@ def test_predictions_handed_to_label_studio_are_forgotten_only_when_they_are_lon
     world.project.predictions([Task(lacking, {})])
     window.resolve(live, world.studio)
     assert lacking in window
-    monkeypatch.setattr("ml_backend.services.window.ARRIVAL_SECONDS", -1.0)
+    monkeypatch.setattr("ml_backend.services.queue.window.ARRIVAL_SECONDS", -1.0)
     window.resolve(live, world.studio)
     assert lacking not in window
     assert lacking not in world.state.window(world.ref)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.services.finetune import set_aside
+from ml_backend.services.learning.finetune import set_aside
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from ml_backend.cli import main
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.model import Annotation, AnnotationId, TaskId
 from ml_backend.domain.provenance import mark
-from ml_backend.services.pace import own_minutes
+from ml_backend.services.queue.pace import own_minutes
 from ml_backend.settings import Settings
 from ml_backend.simulate import cost_of, minutes_for
 from ml_backend.simulate_data import prepare

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ml_backend.domain.errors import BadRequest
-from ml_backend.services.sources import SourceItem, read_source
+from ml_backend.services.datasets.sources import SourceItem, read_source
 
 
 def read(folder: Path, name: str, text: str) -> list[SourceItem]:

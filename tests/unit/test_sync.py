@@ -11,7 +11,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import LabelStudioError
 from ml_backend.domain.model import (
     MODEL_VERSION,
@@ -26,7 +26,7 @@ from ml_backend.domain.model import (
     TaskId,
     TaskRecord,
 )
-from ml_backend.services.sync import merge, sync
+from ml_backend.services.syncing.sync import merge, sync
 
 REF = ProjectRef("http://127.0.0.1:8080", 3)
 SPEC = LabelSpec("choice", "image", "image", ("cat", "dog"))

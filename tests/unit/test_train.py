@@ -3,11 +3,11 @@ import json
 import numpy as np
 import pytest
 
-from ml_backend.adapters.trainer_torch import TorchTrainer
+from ml_backend.adapters.models.trainer_torch import TorchTrainer
 from ml_backend.domain.generation import Head
 from ml_backend.numerics.figures import agreement, figures, fit_temperature
-from ml_backend.services.projection import fit_pca
-from ml_backend.services.train import folds, train
+from ml_backend.services.learning.maps import fit_pca
+from ml_backend.services.learning.train import folds, train
 
 CLASSES = ("cat", "dog", "owl", "yak")
 WIDTH = 96

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import redis
 
-from ml_backend.adapters.state_redis import RedisState
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import NotFound
 from ml_backend.domain.generation import Projection
 from ml_backend.domain.model import ContentKey, PredictionId, ProjectRef, TaskId
-from ml_backend.services.write_back import AT_HAND, order_of, write_back
+from ml_backend.services.syncing.write_coordinates import AT_HAND, order_of, write_back
 
 REF = ProjectRef("http://127.0.0.1:8080", 3)
 COUNT = 30

@@ -1,0 +1,1 @@
+"""Nearest neighbours: Qdrant's engines, an inverted file for very many tasks."""

@@ -1,0 +1,1 @@
+"""Networks: decoding, embedding, heads, fine-tuning, maps. Only workers load torch."""

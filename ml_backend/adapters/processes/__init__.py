@@ -1,0 +1,1 @@
+"""Servers and our own processes on this machine."""

@@ -1,0 +1,1 @@
+"""Redis: shared state, jobs on RQ, leases."""

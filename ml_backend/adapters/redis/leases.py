@@ -1,0 +1,89 @@
+"""Which of several web processes owns a project: a lease in Redis, renewed while its process lives."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+
+from redis.exceptions import RedisError
+
+from ml_backend.adapters.redis.client import address, connect
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.model import ProjectRef
+
+log = logging.getLogger(__name__)
+
+LEASE_SECONDS = 3.0
+"""After this long without a sign of its owner a project is anybody's."""
+CLAIM = """
+local owner = redis.call('GET', KEYS[1])
+if not owner or owner == ARGV[1] then
+  redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+  return ARGV[1]
+end
+return owner
+"""
+RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
+
+
+class RedisOwners:
+    """``ports.Owners``: leases of ``seconds`` under this process's ``url``.
+
+    What is owned is known without asking Redis, so the owner's requests cost nothing. Raises StoreError where
+    Redis does not answer and the lease may be over.
+    """
+
+    def __init__(self, redis_url: str, url: str, seconds: float = LEASE_SECONDS) -> None:
+        self.url, self._address, self._seconds = url.rstrip("/"), address(redis_url), seconds
+        self._client = connect(redis_url)
+        self._claim = self._client.register_script(CLAIM)
+        self._release = self._client.register_script(RELEASE)
+        self._until: dict[ProjectRef, float] = {}
+        self._done = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="owner", daemon=True)
+        self._keeper.start()
+
+    def owner(self, project: ProjectRef) -> str:
+        """The address of the process that owns the project: this one's own where nobody else does."""
+        if self._until.get(project, 0.0) > time.monotonic():
+            return self.url
+        try:
+            return self._ask(project)
+        except RedisError as error:
+            raise StoreError(
+                f"Redis at {self._address} doesn't answer: {str(error).rstrip('.')}.", "Start it."
+            ) from error
+
+    def close(self) -> None:
+        """Give everything back, so that another process takes over at once."""
+        self._done.set()
+        self._keeper.join()
+        for project in list(self._until):
+            try:
+                self._release(keys=[_name(project)], args=[self.url])
+            except RedisError:
+                break  # the leases end by themselves
+        self._client.close()
+
+    def _ask(self, project: ProjectRef) -> str:
+        began = time.monotonic()
+        owner = str(self._claim(keys=[_name(project)], args=[self.url, int(1000 * self._seconds)]))
+        if owner == self.url:
+            self._until[project] = began + self._seconds
+        else:
+            self._until.pop(project, None)
+        return owner
+
+    def _keep(self) -> None:
+        while not self._done.wait(self._seconds / 4):
+            for project in list(self._until):
+                try:
+                    if (other := self._ask(project)) != self.url:
+                        log.warning("project %s is %s's now.", project.id, other)
+                except RedisError as error:
+                    log.warning("The lease of project %s is not renewed: %s", project.id, error)
+
+
+def _name(project: ProjectRef) -> str:
+    return f"rush:{project.slug}:owner"

@@ -1,0 +1,302 @@
+"""``ports.State`` in Redis: a few hashes per project under ``rush:<slug>:…``."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from redis.client import PubSub
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from ml_backend.adapters.redis.client import address, connect
+from ml_backend.domain.errors import StoreError
+from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
+
+PROJECTS = "rush:projects"
+SOURCES = "rush:keys"
+EVENTS = "rush:events"
+BATCH = 10_000
+SUBMIT_SECONDS = 24 * 3600
+RECONNECT_SECONDS = 0.2
+LARGEST_SCORE = 2**52
+"""Scores are floats in Label Studio and integers here; up to this size both are exact."""
+
+# A score counter must not hand out places that are taken (by an import, or from before Redis was emptied).
+# KEYS: front, back; ARGV: the lowest and the highest score seen.
+_TAKE_IN = """
+local front = tonumber(redis.call('GET', KEYS[1]) or '0')
+local back = tonumber(redis.call('GET', KEYS[2]) or '0')
+if tonumber(ARGV[1]) < front then redis.call('SET', KEYS[1], ARGV[1]) end
+if tonumber(ARGV[2]) > back then redis.call('SET', KEYS[2], ARGV[2]) end
+"""
+
+
+class RedisState:
+    """``ports.State`` on a Redis server, for many threads and processes.
+
+    Every call raises StoreError with the next step where Redis doesn't answer.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._address = address(url)
+        self._client = connect(url)
+        self._take_in = self._client.register_script(_TAKE_IN)
+        self._pubsub: PubSub | None = None
+
+    # ---- projects and their options
+
+    def projects(self) -> list[ProjectRef]:
+        """Every project that was ever written to, ordered by origin and id."""
+        with self._redis() as redis:
+            known = [ProjectRef(*json.loads(entry)) for entry in redis.smembers(PROJECTS)]
+        return sorted(known, key=lambda ref: (ref.origin, ref.id))
+
+    def options(self, project: ProjectRef) -> dict[str, str]:
+        """Per-project choices and facts."""
+        with self._redis() as redis:
+            return dict(redis.hgetall(_name(project, "options")))
+
+    def set_options(self, project: ProjectRef, **options: str) -> None:
+        """Set these options, leaving the others as they are; registers the project."""
+        self._set(project, "options", options)
+
+    # ---- tasks
+
+    def tasks(self, project: ProjectRef) -> dict[TaskId, ContentKey]:
+        """Every known task; the key is empty where its image is not embedded."""
+        with self._redis() as redis:
+            found = redis.hgetall(_name(project, "tasks"))
+        return {TaskId(int(task)): ContentKey(key) for task, key in found.items()}
+
+    def set_tasks(self, project: ProjectRef, tasks: Mapping[TaskId, ContentKey]) -> None:
+        """Note tasks; an empty key leaves a key that is known already, so late events lose nothing."""
+        self._set(project, "tasks", {task: key for task, key in tasks.items() if key})
+        bare = [task for task, key in tasks.items() if not key]
+        with self._redis() as redis:
+            for some in _batches(bare):
+                with redis.pipeline(transaction=False) as pipe:
+                    pipe.sadd(PROJECTS, _entry(project))
+                    for task in some:
+                        pipe.hsetnx(_name(project, "tasks"), str(task), "")
+                    pipe.execute()
+
+    def delete_tasks(self, project: ProjectRef, tasks: Iterable[TaskId]) -> None:
+        """Forget tasks with their annotations, queue rows and written coordinates."""
+        with self._redis() as redis:
+            for some in _batches(tasks):
+                with redis.pipeline(transaction=False) as pipe:
+                    for task in some:
+                        pipe.zrange(_name(project, "annotated"), int(task), int(task), byscore=True)
+                    annotations = [number for found in pipe.execute() for number in found]
+                with redis.pipeline() as pipe:
+                    for name in ("tasks", "window", "written"):
+                        pipe.hdel(_name(project, name), *map(str, some))
+                    if annotations:
+                        pipe.hdel(_name(project, "annotations"), *annotations)
+                        pipe.zrem(_name(project, "annotated"), *annotations)
+                    pipe.execute()
+
+    # ---- annotations
+
+    def annotations(self, project: ProjectRef) -> list[Annotation]:
+        """Every annotation, ordered by id."""
+        with self._redis() as redis:
+            found = redis.hvals(_name(project, "annotations"))
+        return sorted(map(_annotation, found), key=lambda annotation: annotation.id)
+
+    def annotation(self, project: ProjectRef, annotation: AnnotationId) -> Annotation | None:
+        """One annotation, or None."""
+        with self._redis() as redis:
+            found = redis.hget(_name(project, "annotations"), str(annotation))
+        return None if found is None else _annotation(found)
+
+    def set_annotations(self, project: ProjectRef, annotations: Iterable[Annotation]) -> None:
+        """Add or replace annotations."""
+        with self._redis() as redis:
+            for some in _batches(annotations):
+                with redis.pipeline() as pipe:
+                    pipe.sadd(PROJECTS, _entry(project))
+                    rows = {str(a.id): _text(a) for a in some}
+                    pipe.hset(_name(project, "annotations"), mapping=rows)
+                    pipe.zadd(_name(project, "annotated"), {str(a.id): int(a.task) for a in some})
+                    pipe.execute()
+
+    def delete_annotations(self, project: ProjectRef, annotations: Iterable[AnnotationId]) -> None:
+        """Forget annotations; unknown ones are fine."""
+        with self._redis() as redis:
+            for some in _batches(annotations):
+                with redis.pipeline() as pipe:
+                    pipe.hdel(_name(project, "annotations"), *map(str, some))
+                    pipe.zrem(_name(project, "annotated"), *map(str, some))
+                    pipe.execute()
+
+    # ---- the queue window
+
+    def window(self, project: ProjectRef) -> dict[TaskId, tuple[PredictionId, float]]:
+        """Tasks that hold a prediction: its id (0 where not known yet) and its score."""
+        with self._redis() as redis:
+            found = redis.hgetall(_name(project, "window"))
+        rows = ((int(task), row.split()) for task, row in found.items())
+        return {TaskId(task): (PredictionId(int(number)), float(score)) for task, (number, score) in rows}
+
+    def set_window(self, project: ProjectRef, rows: Mapping[TaskId, tuple[PredictionId, float]]) -> None:
+        """Note rows; scores that are handed out later lie outside of all that were noted."""
+        if not rows:
+            return
+        scores = [max(-LARGEST_SCORE, min(LARGEST_SCORE, score)) for _, score in rows.values()]
+        with self._redis():
+            self._take_in(
+                [_name(project, "front"), _name(project, "back")],
+                [math.floor(min(scores)), math.ceil(max(scores))],
+            )
+        self._set(project, "window", {task: f"{number} {score!r}" for task, (number, score) in rows.items()})
+
+    def drop_window(self, project: ProjectRef, tasks: Iterable[TaskId]) -> None:
+        """Forget the rows of these tasks; tasks without one are fine."""
+        with self._redis() as redis:
+            for some in _batches(tasks):
+                redis.hdel(_name(project, "window"), *map(str, some))
+
+    def push_scores(self, project: ProjectRef, count: int) -> range:
+        """``count`` fresh scores in front of everything: strictly decreasing, atomic over processes."""
+        with self._redis() as redis:
+            lowest = int(redis.decrby(_name(project, "front"), count))
+        return range(lowest + count - 1, lowest - 1, -1)
+
+    def append_scores(self, project: ProjectRef, count: int) -> range:
+        """``count`` fresh scores behind everything: strictly increasing, atomic over processes."""
+        with self._redis() as redis:
+            highest = int(redis.incrby(_name(project, "back"), count))
+        return range(highest - count + 1, highest + 1)
+
+    # ---- people and coordinates
+
+    def note_submit(self, project: ProjectRef) -> None:
+        """Somebody submitted just now; timed by Redis, so the clocks of machines don't matter."""
+        with self._redis() as redis:
+            redis.set(_name(project, "submitted"), "1", ex=SUBMIT_SECONDS)
+
+    def seconds_since_submit(self, project: ProjectRef) -> float:
+        """Seconds since the last ``note_submit``; infinite where there was none for a day."""
+        with self._redis() as redis:
+            left = int(redis.pttl(_name(project, "submitted")))
+        return math.inf if left < 0 else SUBMIT_SECONDS - left / 1000
+
+    def written(self, project: ProjectRef) -> dict[TaskId, str]:
+        """What was last written back to each task, in the words of the writer."""
+        with self._redis() as redis:
+            found = redis.hgetall(_name(project, "written"))
+        return {TaskId(int(task)): text for task, text in found.items()}
+
+    def set_written(self, project: ProjectRef, written: Mapping[TaskId, str]) -> None:
+        """Note what was written back."""
+        self._set(project, "written", written)
+
+    # ---- image addresses
+
+    def keys_of(self, sources: Sequence[str]) -> list[ContentKey | None]:
+        """Content keys of image addresses seen before, None for the others, in order."""
+        with self._redis() as redis:
+            found = [key for some in _batches(sources) for key in redis.hmget(SOURCES, some)]
+        return [None if key is None else ContentKey(key) for key in found]
+
+    def set_keys(self, keys: Mapping[str, ContentKey]) -> None:
+        """Note the content keys of image addresses."""
+        with self._redis() as redis:
+            for some in _batches(keys.items()):
+                redis.hset(SOURCES, mapping=dict(some))
+
+    # ---- events
+
+    def publish(self, project: ProjectRef, event: str, **fields: Any) -> None:
+        """Tell every process that listens; nobody listening is fine."""
+        with self._redis() as redis:
+            redis.publish(EVENTS, json.dumps([project.origin, project.id, event, fields]))
+
+    def listen(self, timeout: float) -> Iterator[tuple[ProjectRef, str, dict[str, Any]]]:
+        """Events as they come; ends after ``timeout`` seconds without one. For one listening thread.
+
+        The subscription stays from call to call: what is published in between waits. A Redis that goes away
+        is waited for; what is published meanwhile is lost.
+        """
+        deadline = time.monotonic() + timeout
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                message = self._subscription().get_message(timeout=left)
+            except (RedisConnectionError, RedisTimeoutError):
+                self._unsubscribe()
+                time.sleep(min(RECONNECT_SECONDS, max(left, 0)))
+                continue
+            if message is not None:
+                origin, number, event, fields = json.loads(message["data"])
+                yield ProjectRef(origin, number), event, fields
+                deadline = time.monotonic() + timeout
+
+    def close(self) -> None:
+        """Close the connections; the next call opens new ones."""
+        self._unsubscribe()
+        self._client.close()
+
+    # ---- internals
+
+    def _subscription(self) -> PubSub:
+        if self._pubsub is None:
+            self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+            self._pubsub.subscribe(EVENTS)
+        return self._pubsub
+
+    def _unsubscribe(self) -> None:
+        if self._pubsub is not None:
+            self._pubsub.close()
+            self._pubsub = None
+
+    @contextmanager
+    def _redis(self) -> Iterator[Any]:
+        try:
+            yield self._client
+        except RedisError as error:
+            raise StoreError(
+                f"Redis at {self._address} doesn't answer: {str(error).rstrip('.')}.",
+                "Start it or set RUSH_REDIS_URL; nothing is lost: `rush sync` rebuilds what it held.",
+            ) from error
+
+    def _set(self, project: ProjectRef, name: str, fields: Mapping[Any, str]) -> None:
+        """Write fields of one of the project's hashes."""
+        with self._redis() as redis:
+            for some in _batches(fields.items()):
+                with redis.pipeline(transaction=False) as pipe:
+                    pipe.sadd(PROJECTS, _entry(project))
+                    pipe.hset(_name(project, name), mapping={str(field): value for field, value in some})
+                    pipe.execute()
+
+
+def _name(project: ProjectRef, what: str) -> str:
+    return f"rush:{project.slug}:{what}"
+
+
+def _entry(project: ProjectRef) -> str:
+    return json.dumps([project.origin, project.id])
+
+
+def _text(a: Annotation) -> str:
+    return json.dumps(
+        [a.id, a.task, a.annotator, a.labels, a.skipped, a.lead_time, a.created_at, a.suggested, a.machine]
+    )
+
+
+def _annotation(text: str) -> Annotation:
+    number, task, annotator, labels, *rest = json.loads(text)
+    return Annotation(number, task, annotator, tuple(labels), *rest)
+
+
+def _batches(items: Iterable[Any]) -> Iterator[list[Any]]:
+    """Lists of at most BATCH items, so that no command holds Redis up for long."""
+    whole = list(items)
+    for start in range(0, len(whole), BATCH):
+        yield whole[start : start + BATCH]

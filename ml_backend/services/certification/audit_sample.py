@@ -1,0 +1,147 @@
+"""Draws audits: freezes what the model says of every open task, and puts the tasks in random order."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import cast
+
+import numpy as np
+
+from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.errors import BadRequest, NotReady
+from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.model import LabelState, ProjectRef, Suggestion, TaskId
+from ml_backend.ports import Artifacts, Features, Index, State
+from ml_backend.services.queue.pool import LivePool
+from ml_backend.services.queue.suggest import suggest
+from strategies.audits.certify import MIXTURE, audits_needed
+from strategies.audits.plan import plan
+from strategies.audits.target import Target
+from strategies.audits.trust import trusted
+
+SHARE = 0.5
+"""Share of what people are served that are audits."""
+
+
+def frozen(
+    ref: ProjectRef, state: State, artifacts: Artifacts, features: Features
+) -> tuple[list[tuple[TaskId, Suggestion]], int, int]:
+    """What the model says now of every open task that it can say something about, and its generation.
+
+    Surest first; ``strategies.audits.trust`` reassigns the scores where an image has one class. And how many
+    labels there will be once everything open is labelled, less those that a machine gave. Raises NotReady
+    where there is no generation or nothing is suggested.
+    """
+    generation = artifacts.generation(ref)
+    if generation is None:
+        raise NotReady(f"Project {ref.id} has no embedded image yet.", "Import images or run rush sync.")
+    spec = parse_label_config(state.options(ref).get("label_config", ""))
+    pool = LivePool(ref, spec, generation, cast(Index, None))  # in bulk no index is asked
+    pool.add(state.tasks(ref), features, None, index=False)
+    pool.load_annotations(state.annotations(ref))
+    rows = np.flatnonzero(pool.known & (pool.states == LabelState.OPEN)).tolist()
+    said = zip(rows, suggest(pool, rows, bulk=True), strict=True)
+    known = [(row, suggestion) for row, suggestion in said if suggestion.labels]
+    if not known:
+        raise NotReady(
+            f"Project {ref.id} has no open image with a suggestion.", "Label some first, then draw audits."
+        )
+    confidences = np.array([suggestion.confidence for _, suggestion in known], np.float32)
+    if not spec.multiple:
+        there = [row for row, _ in known]
+        classes = np.array([pool.classes[suggestion.labels[0]] for _, suggestion in known])
+        confidences = trusted(confidences, classes, [pool.raw[there], pool.vectors("head")[there]])
+    order = np.argsort(-confidences, kind="stable").tolist()
+    found = [
+        (TaskId(int(pool.ids[known[n][0]])), replace(known[n][1], confidence=float(confidences[n])))
+        for n in order
+    ]
+    labels = int(np.isin(pool.states, (LabelState.OPEN, LabelState.LABELLED)).sum())
+    return found, generation.number, labels
+
+
+def make_draw(
+    ref: ProjectRef,
+    state: State,
+    artifacts: Artifacts,
+    features: Features,
+    target: Target,
+    *,
+    count: int | None = None,
+    surest: float | None = None,
+    share: float = SHARE,
+    hidden: bool = False,
+    of_all: bool = False,
+    seed: int | None = None,
+) -> Draw:
+    """Freeze the open tasks, put them in random order, publish the draw and tell the queue.
+
+    The frame are the ``surest`` share of the open tasks, ``count`` of them audits; by default what
+    ``audit_plan.plan`` says: audits of images that won't be taken over anyway would be lost. ``of_all``: the
+    target's errors are a share of all labels that there will be, and no more audits are asked for at first
+    than would do if all suggestions were right. Raises BadRequest for numbers that make no sense, NotReady
+    where nothing is suggested yet.
+    """
+    _check(share, count, surest)
+    found, generation, labels = frozen(ref, state, artifacts, features)
+    target = replace(target, of=labels) if of_all else target
+    confidences = np.array([suggestion.confidence for _, suggestion in found], np.float32)
+    if surest is None:
+        planned = plan(confidences, target)
+        size, audits = planned.size, planned.audits
+    else:
+        size = math.ceil(surest * len(found))
+        audits = audits_needed(target, target.rate(size) / MIXTURE, size) or size
+    found, confidences = found[:size], confidences[:size]
+    audits = min(audits if count is None else count, size)
+    flawless = audits_needed(target, 0.0, size) or size
+    seed = secrets.randbits(63) if seed is None else seed
+    order = np.random.default_rng(seed).permutation(len(found))
+    answers = sorted({suggestion.labels for _, suggestion in found})
+    position = {labels: n for n, labels in enumerate(answers)}
+    previous = artifacts.draw(ref)
+    draw = Draw(
+        number=1 if previous is None else previous.number + 1,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+        seed=seed,
+        generation=generation,
+        target=target,
+        planned=audits,
+        count=min(audits, flawless) if of_all and count is None else audits,
+        share=share,
+        hidden=hidden,
+        answers=tuple(answers),
+        tasks=np.array([task for task, _ in found], np.int64)[order],
+        suggested=np.array([position[suggestion.labels] for _, suggestion in found], np.int32)[order],
+        confidences=confidences[order],
+    )
+    artifacts.publish_draw(ref, draw)
+    state.publish(ref, "audits")
+    return draw
+
+
+def ask_more(ref: ProjectRef, state: State, artifacts: Artifacts, more: int) -> Draw:
+    """Ask for the next ``more`` audits of the current draw, in its order; NotReady without a draw."""
+    draw = artifacts.draw(ref)
+    if draw is None:
+        raise NotReady(f"Project {ref.id} has no draw of audits.", f"Run: rush audit --project {ref.id}")
+    if more < 1:
+        raise BadRequest(f"{more} more audits are none.", "Give a number above 0.")
+    longer = replace(draw, count=min(len(draw), draw.count + more))
+    artifacts.publish_draw(ref, longer)
+    state.publish(ref, "audits")
+    return longer
+
+
+def _check(share: float, count: int | None, surest: float | None) -> None:
+    if surest is not None and not 0 < surest <= 1:
+        raise BadRequest(
+            f"--surest {surest} is outside of (0, 1].", "0.5 draws from the surer half, 1 from all."
+        )
+    if not 0 < share <= 1:
+        raise BadRequest(f"--share {share} is outside of (0, 1].", "0.5 makes every second image an audit.")
+    if count is not None and count < 1:
+        raise BadRequest(f"--count {count} is no number of audits.", "Give a number above 0, or none.")

@@ -1,0 +1,1 @@
+"""Attaching a Label Studio project, and finding what is wrong with one."""

@@ -1,0 +1,63 @@
+"""Images, for the backend and for the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from ml_backend.domain.errors import BadImage
+from ml_backend.services.connecting.doctor import web
+from ml_backend.services.connecting.doctor.context import CannotCheckError, Case, Fault
+
+
+def readable(case: Case) -> Iterator[Fault]:
+    """The backend reads the images of the first tasks."""
+    if not case.images:
+        raise CannotCheckError("the project has no tasks")
+    for task, url in case.images.items():
+        if not url:
+            yield Fault(
+                f"Task {task} has no image.",
+                f"its data has no {case.spec.image_key!r}",
+                f"Import it again with data.{case.spec.image_key}.",
+            )
+            continue
+        try:
+            case.studio.download(url, case.ref.id)
+        except BadImage as error:
+            yield Fault(f"The backend can't read the image of task {task}.", error.message, _fix(error, url))
+
+
+def _fix(error: BadImage, url: str) -> str:
+    return (
+        error.hint or f"Open {url[:100]} from the backend's machine, and correct the address or the access."
+    )
+
+
+def cors(case: Case) -> Iterator[Fault]:
+    """A browser on Label Studio's page may load images from other origins."""
+    if not case.images:
+        raise CannotCheckError("the project has no tasks")
+    page = _origin(case.ref.origin)
+    for origin, url in _foreign(case, page).items():
+        reply = web.get(url, {"Origin": page, "Range": "bytes=0-0"})
+        allowed = reply.headers.get("access-control-allow-origin")
+        if reply.status == 0:
+            yield Fault(f"{origin} does not answer.", reply.error, f"Check that {url[:100]} can be opened.")
+        elif allowed not in ("*", page):
+            yield Fault(
+                f"{origin} sends no CORS header for Label Studio: browsers show an error, not the image.",
+                f"Access-Control-Allow-Origin: {allowed or 'missing'}",
+                f"Let {origin} answer with the header Access-Control-Allow-Origin: {page}",
+            )
+
+
+def _foreign(case: Case, page: str) -> dict[str, str]:
+    """One image for each other origin."""
+    urls = (url for url in case.images.values() if urlsplit(url).scheme in ("http", "https"))
+    return {_origin(url): url for url in urls if _origin(url) != page}
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

@@ -1,0 +1,1 @@
+"""Rounds of learning: heads, fine-tuning, maps."""

@@ -1,0 +1,178 @@
+"""The heavy round: fine-tune the backbone itself, embed every image anew, publish only what is better.
+
+The head-only round on the same labels and the same folds is what it has to beat, on images that neither
+was trained on. Until then nothing of the old generation is touched; what a killed run had finished
+(weights, features) is not done again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import strategies
+from ml_backend.domain.errors import NotReady
+from ml_backend.domain.generation import Array, Floats, Generation, judged
+from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
+from ml_backend.ports import Finetuner, LabelStudio
+from ml_backend.services.embedding.ingest import THREADS, ahead, download
+from ml_backend.services.learning.maps import fit_pca
+from ml_backend.services.learning.rounds import Learner
+from ml_backend.services.learning.train import TrainOutcome, folds, standard_error
+from ml_backend.wire import image_of
+from strategies.pool import Rows
+
+log = logging.getLogger(__name__)
+
+LEAST_LABELS = 50
+"""Fewer can't tell whether the new backbone is better."""
+
+UNLABELLED = 20_000
+"""Images without a label that are trained on at most; their pixels take 3 GB of disk at 224 × 224."""
+
+Progress = Callable[[str, int, int], None]
+"""Hears the stage's name, how much of it is done, and all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FullRound:
+    """What a round needs: ``learner`` works on the current features, ``learner_on`` on those of a set.
+
+    ``embed`` gives tasks at addresses features of a set, skipping those that have them.
+    """
+
+    learner: Learner
+    learner_on: Callable[[str], Learner]
+    embed: Callable[[str, Mapping[TaskId, str]], object]
+    finetuner: Finetuner
+    studio: LabelStudio
+    progress: Progress
+
+    def run(self, ref: ProjectRef) -> TrainOutcome:
+        """Fine-tune and publish if better; NotReady where there are too few labels."""
+        current, labelled = self.learner.raw_space(ref), self.learner.labelled(ref)
+        multiple = labelled.spec.multiple
+        kinds = len(np.unique(labelled.targets, axis=0))
+        if len(labelled.keys) < LEAST_LABELS or kinds < 2:
+            raise NotReady(
+                f"{len(labelled.keys)} labels of {kinds} kinds are too few to fine-tune a backbone.",
+                f"Label at least {LEAST_LABELS} images of two classes first.",
+            )
+        plain = self.learner.fit(
+            ref, labelled, replace(current, head=None), current.manifest.get("tuned_on", ())
+        )
+        tasks = [
+            (record.task.id, image_of(record.task, labelled.spec)) for record in self.studio.records(ref.id)
+        ]
+        addresses = {task: address for task, address in tasks if address}
+
+        rows, judging = np.arange(len(labelled.keys)), folds(labelled.targets, multiple=multiple)
+        new = ~np.isin(labelled.tasks, current.manifest.get("tuned_on", ()))
+        held_out, watching = set_aside(
+            current.pca.encode(self.learner.features.get(labelled.keys)),
+            np.zeros(len(labelled.keys), np.int64) if multiple else labelled.targets,
+            np.isin(rows, np.concatenate(judging)) & new,
+        )
+        shown = np.setdiff1d(rows, held_out)
+        watched = np.isin(shown, watching)
+        taught = [labelled.tasks[row] for row in shown.tolist()]
+        keys_of = self.learner.state.tasks(ref)
+        known = set(labelled.tasks)
+        more = sorted((key, task) for task, key in keys_of.items() if key and task not in known)
+        wanted = {task: labelled.keys[row] for task, row in zip(taught, shown.tolist(), strict=True)}
+        wanted |= {task: key for key, task in more[:UNLABELLED]}  # content keys are hashes: a random sample
+        feature_set = self.finetuner.tune(
+            list(wanted.values()),
+            self._images(ref, wanted, addresses),
+            labelled.targets[shown],
+            watched,
+            multiple=multiple,
+            progress=lambda done, total: self.progress("of fine-tuning", done, total),
+        )
+        self.embed(feature_set, addresses)
+
+        tuned = self.learner_on(feature_set)
+        keys = tuned.embedded(ref)
+        base = Generation(
+            tuned.artifacts.generation_number(ref) or 0,
+            feature_set,
+            fit_pca(tuned.features.get(keys)),
+            multiple=multiple,
+            manifest={"images": len(keys)},
+        )
+        seen = {int(labelled.tasks[row]) for row in shown}
+        full = tuned.fit(ref, labelled.within(tuned.features), base, seen)
+        verdict, better = compare(plain.manifest, full.manifest)
+        log.info("project %s: %s", ref.id, verdict)
+        manifest = {**full.manifest, "full": verdict}
+        if full.generation is None or not better:
+            return TrainOutcome(None, {**manifest, "why": verdict})
+        fresh = replace(full.generation, manifest=manifest)
+        tuned.publish(ref, fresh)
+        return TrainOutcome(fresh, manifest)
+
+    def _images(
+        self, ref: ProjectRef, wanted: Mapping[TaskId, ContentKey], addresses: Mapping[TaskId, str]
+    ) -> Iterator[tuple[str, bytes]]:
+        """(content key, bytes) of these tasks' images; those that can't be read are left out."""
+        keys = {addresses[task]: key for task, key in wanted.items() if task in addresses}
+        with ThreadPoolExecutor(THREADS, "download") as pool:
+            for address, future in ahead(pool, partial(download, self.studio, ref), keys):
+                data = future.result()
+                if isinstance(data, str):
+                    log.warning("project %s: %s is left out: %s", ref.id, address, data)
+                else:
+                    yield keys[address], data
+
+
+def set_aside(vectors: Floats, kinds: Array, fair: npt.NDArray[np.bool_]) -> tuple[Rows, Rows]:
+    """Rows that judge the network (a fifth) and that say when to stop (a tenth of the others).
+
+    Of unit vectors (n, d) and their kinds (n,), evenly, but as long as there are others none of the first
+    half of each kind in farthest-first order (Gonzalez 1985): a style of image that has only one label yet
+    is for the network to learn. What judges is therefore rather the ordinary images. First come those
+    that are ``fair`` (n,): both the current network and the new one will be judged on them.
+    """
+    random, turn = np.random.default_rng(0), np.empty(len(kinds))
+    for kind in np.unique(kinds):
+        rows = np.flatnonzero(kinds == kind)
+        known = np.zeros(len(rows), bool)
+        pool = strategies.Pool(vectors[rows], ~known, known, np.full(len(rows), -1))
+        order = rows[strategies.select("diversity", pool, len(rows)).rows]
+        first, rest = order[: (len(rows) + 1) // 2], order[(len(rows) + 1) // 2 :]
+        turn[first] = 1.0
+        turn[random.permutation(rest)] = (np.arange(len(rest)) + random.random()) / len(rows)
+        turn[rest] += np.where(fair[rest], 0.0, 0.5)
+    order = np.argsort(turn, kind="stable")
+    fifth = -(-len(order) // 5)
+    return order[:fifth], order[fifth : fifth + len(order[fifth:]) // 10]
+
+
+def compare(plain: Mapping[str, Any], full: Mapping[str, Any]) -> tuple[str, bool]:
+    """What the held-out answers of two rounds say, and whether the second one is better.
+
+    Better is: surer of what is right on the same images (log-loss, which tells more than right and wrong
+    where images are few), by more than one standard error of the paired difference, and no fewer right. Both
+    rounds must have judged them out of fold.
+    """
+    both = sorted(judged(plain).keys() & judged(full).keys())
+    if not both or "optimistic" in full:
+        return "the fine-tuned backbone can't be judged: too few labels were held out", False
+    old, new = (np.array([judged(manifest)[task] for task in both]) for manifest in (plain, full))
+    before, after = (
+        np.array([judged(manifest, "loss")[task] for task in both]) for manifest in (plain, full)
+    )
+    gain = before - after
+    better = bool(gain.mean() > standard_error(gain) and new.mean() >= old.mean())
+    return (
+        f"fine-tuning the backbone is {'better' if better else 'not better'}: {new.mean():.3f} against "
+        f"{old.mean():.3f} right, log-loss {after.mean():.3f} against {before.mean():.3f}, on {len(both)} "
+        "images that neither was trained on"
+    ), better

@@ -1,0 +1,1 @@
+"""Connected projects while people label them."""

@@ -1,0 +1,193 @@
+"""All connected projects of this process, and the thread that tends them between requests."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from ml_backend import wire
+from ml_backend.domain.errors import NotFound, RushError, StoreError
+from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.model import ProjectRef
+from ml_backend.ports import Owners
+from ml_backend.services.serving.events import handle
+from ml_backend.services.serving.project import Backend, Project
+
+log = logging.getLogger(__name__)
+
+TICK = 0.25
+"""Seconds between two rounds of the keeper."""
+
+
+class Projects:
+    """The projects of one Label Studio, loaded when first needed."""
+
+    def __init__(self, backend: Backend, origin: str, owners: Owners | None = None) -> None:
+        self.backend, self.origin, self.owners = backend, origin, owners
+        self._loaded: dict[int, Project] = {}
+        self._lock = threading.RLock()
+        self._stop = threading.Event()
+        self._lost = False
+        self._said: dict[str, str] = {}
+        self.later = ThreadPoolExecutor(1, "later")
+        """What is too long for Label Studio's patience."""
+        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+
+    def ref(self, project: int) -> ProjectRef:
+        """The project's name in our state."""
+        return ProjectRef(self.origin, project)
+
+    def elsewhere(self, project: int) -> str:
+        """The address of the replica that owns a project; nothing where it is this one."""
+        owner = "" if self.owners is None else self.owners.owner(self.ref(project))
+        return "" if self.owners is None or owner == self.owners.url else owner
+
+    def others(self) -> list[str]:
+        """The addresses of the other replicas that own projects."""
+        known = (ref for ref in self.backend.state.projects() if ref.origin == self.origin)
+        return sorted({there for ref in known if (there := self.elsewhere(ref.id))})
+
+    def __iter__(self) -> Iterator[Project]:
+        return iter(list(self._loaded.values()))
+
+    def get(self, project: int | None) -> Project:
+        """The connected project of that id; NotFound says how to connect it."""
+        if project is None:
+            raise NotFound("The request names no project.", "Label Studio sends it as project.id.")
+        found = self._loaded.get(project)
+        if found is not None:
+            return found
+        ref = self.ref(project)
+        with self._lock:
+            if project not in self._loaded:
+                if not self.backend.state.options(ref).get("label_config"):
+                    raise NotFound(
+                        f"Project {project} is not connected.", f"Run: rush connect --project {project}"
+                    )
+                self._loaded[project] = Project(ref, self.backend)
+            return self._loaded[project]
+
+    def register(self, project: int, label_config: str) -> bool:
+        """Note a project without loading it; True where ``connect`` has yet to take it or its config in.
+
+        Raises UnusableConfig where nothing can be predicted.
+        """
+        parse_label_config(label_config)
+        ref = self.ref(project)
+        with self._lock:
+            if not self.backend.state.options(ref).get("label_config"):
+                self.backend.state.set_options(ref, label_config=label_config)
+                self.backend.jobs.enqueue("sync", ref)
+        found = self._loaded.get(project)
+        return found is None or (bool(label_config) and found.label_config != label_config)
+
+    def connect(self, project: int, label_config: str) -> Project:
+        """Take a project in, or its changed label config: seconds, where there are 100,000 tasks to load."""
+        self.register(project, label_config)
+        found = self.get(project)
+        found.configured(label_config)
+        return found
+
+    # ---- in the background
+
+    def start(self) -> None:
+        """Load every known project and begin to tend them."""
+        self._keeper.start()
+
+    def stop(self) -> None:
+        """End the keeper; what it is doing is finished first, what waits is left to the next sync."""
+        self._stop.set()
+        self.later.shutdown(cancel_futures=True)
+        if self._keeper.is_alive():
+            self._keeper.join(timeout=10)
+        if self.owners is not None:
+            self.owners.close()
+
+    def _keep(self) -> None:
+        self._try(self._hear, "events")  # from here on none is missed
+        while not self._stop.is_set() and not self._try(self._load, "projects"):
+            pass
+        while not self._stop.is_set():
+            self._try(self._hear, "events")
+            if self.owners is not None:
+                self._try(self._share, "replicas")
+            if self._lost:
+                self._try(self._catch_up, "catching up")
+            for project in self:
+                if self._stop.is_set():
+                    return
+                self._try(project.tend, f"project {project.ref.id}")
+
+    def _load(self) -> None:
+        for ref in self.backend.state.projects():
+            mine = ref.origin == self.origin and not self.elsewhere(ref.id)
+            if mine and not self._stop.is_set():
+                try:
+                    self.get(ref.id)
+                except StoreError:
+                    raise  # all of them again
+                except Exception:
+                    log.exception("project %s: not loaded", ref.id)
+
+    def _share(self) -> None:
+        """Let go of what another replica owns, and take over what nobody does any more."""
+        for ref in self.backend.state.projects():
+            if ref.origin != self.origin:
+                continue
+            if self.elsewhere(ref.id):
+                if (lost := self._loaded.pop(ref.id, None)) is not None:
+                    lost.close()
+            elif ref.id not in self._loaded:
+                self.get(ref.id)
+                self.backend.jobs.enqueue("sync", ref)  # what nobody heard in between
+                log.info("project %s is this replica's now.", ref.id)
+
+    def missed(self) -> None:
+        """State or index did not hear of something: Label Studio is asked once both are back."""
+        self._lost = True
+
+    def _catch_up(self) -> None:
+        for project in self:
+            len(project.index)  # StoreError while it is away
+            self.backend.jobs.enqueue("sync", project.ref)
+        self._lost = False
+        self._said.pop("store", None)
+        log.info("State and index are there; %d projects are synced.", len(self._loaded))
+
+    def _hear(self) -> None:
+        for ref, event, fields in self.backend.state.listen(TICK):
+            project = self._loaded.get(ref.id)
+            if project is not None and ref.origin == self.origin:
+                self._try(partial(_take, project, event, fields), f"project {ref.id}: {event}")
+            if self._stop.is_set():
+                return
+
+    def _try(self, work: Callable[[], object], what: str) -> bool:
+        """Whether it went well. The keeper outlives every failure: Label Studio and Redis come back."""
+        try:
+            work()
+            self._said.pop(what, None)
+            return True
+        except RushError as error:
+            store = isinstance(error, StoreError)
+            about = "store" if store else what
+            if self._said.get(about) != error.message:  # once, not every two seconds
+                log.error("%s: %s Trying again until it does.", what, error)
+            self._said[about] = error.message
+            self._lost = self._lost or store
+            self._stop.wait(2.0 if store else 0.5)
+        except Exception:
+            log.exception("%s failed", what)
+            self._stop.wait(2.0)
+        return False
+
+
+def _take(project: Project, event: str, fields: Mapping[str, Any]) -> None:
+    if event == "webhook":  # passed on by a host that handles them in a process of their own
+        handle(project, wire.event(fields["body"], project.spec.from_name))
+    else:
+        project.happened(event, fields)
