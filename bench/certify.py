@@ -33,13 +33,13 @@ from ml_backend.adapters.models.embedders import open_embedder
 from ml_backend.adapters.models.finetuner import TorchFinetuner
 from ml_backend.domain.audit_sample import Draw
 from ml_backend.domain.model import Annotation, AnnotationId, Task, TaskId, TaskRecord
-from ml_backend.memory_project import REF, MemoryProject
 from ml_backend.ports import Features, LabelStudio
 from ml_backend.services.certification.audit_sample import ask_more, make_draw
 from ml_backend.services.certification.certificate import Aim, Standing, standing
 from ml_backend.services.learning.finetune import FullRound
 from ml_backend.services.queue.suggest import suggest
-from ml_backend.simulation import Options
+from ml_backend.simulation.project import REF, MemoryProject
+from ml_backend.simulation.run import Options
 from strategies.audits.certify import Tested
 from strategies.audits.target import Target
 from strategies.cost import CORRECT_SECONDS, PAGE_SECONDS

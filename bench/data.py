@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ml_backend.settings import Settings
-from ml_backend.simulate_data import embed_labelled
+from ml_backend.simulation.data import embed_labelled
 
 Labelled = tuple[str, bytes]
 

@@ -15,8 +15,8 @@ from common import report
 from data import cifar10_features, mnist_features
 
 import strategies
-from ml_backend.simulate import on_processes, simulate, write_report
-from ml_backend.simulation import Options
+from ml_backend.simulation.run import Options
+from ml_backend.simulation.runner import on_processes, simulate, write_report
 from strategies.simulate import summarise
 
 NAMES = tuple(name for name in strategies.names() if strategies.get(name).asks == "open")

@@ -62,10 +62,10 @@ def simulate(
     **options: Any,
 ) -> None:
     """Replay labelling with people of numbers: which strategy would be fastest on such data?"""
-    from ml_backend import simulate as simulating
-    from ml_backend import simulate_data as preparing
     from ml_backend.services.queue.pace import own_minutes
-    from ml_backend.simulation import Options
+    from ml_backend.simulation import data as preparing
+    from ml_backend.simulation import runner as simulating
+    from ml_backend.simulation.run import Options
     from strategies.spec_parser import parse
 
     if not data and project is None:
@@ -102,8 +102,8 @@ def simulate(
 
 def _cost(given: str | None, project: int | None, parts: Callable[[], Parts]) -> str:
     """The value of ``Options.cost``; says what it is where nobody chose it."""
-    from ml_backend.simulate import fitted
-    from ml_backend.simulate_data import fitted_cost
+    from ml_backend.simulation.data import fitted_cost
+    from ml_backend.simulation.runner import fitted
 
     if given is None and project is not None:
         try:

@@ -17,8 +17,8 @@ from sklearn.datasets import load_digits
 
 from ml_backend.adapters.redis.simulated_runs import on_workers
 from ml_backend.domain.errors import SimulationError
-from ml_backend.simulate import simulate, simulate_run
-from ml_backend.simulation import Options
+from ml_backend.simulation.run import Options
+from ml_backend.simulation.runner import simulate, simulate_run
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from sklearn.datasets import load_digits
 
 import strategies
 from ml_backend.cli import main
-from ml_backend.memory_project import MemoryProject
-from ml_backend.simulate import on_processes, simulate, simulate_run
-from ml_backend.simulation import Options
+from ml_backend.simulation.project import MemoryProject
+from ml_backend.simulation.run import Options
+from ml_backend.simulation.runner import on_processes, simulate, simulate_run
 from strategies import StrategyError
 from strategies.cost import Answer, CostModel
 from strategies.simulate import Person, constant, learnt, published, replay, summarise

@@ -19,8 +19,8 @@ from ml_backend.domain.model import Annotation, AnnotationId, TaskId
 from ml_backend.domain.provenance import mark
 from ml_backend.services.queue.pace import own_minutes
 from ml_backend.settings import Settings
-from ml_backend.simulate import cost_of, minutes_for
-from ml_backend.simulate_data import prepare
+from ml_backend.simulation.data import prepare
+from ml_backend.simulation.runner import cost_of, minutes_for
 from strategies.cost import Answer
 
 

@@ -21,7 +21,7 @@ from rq.job import Job, JobStatus
 from ml_backend.adapters.redis.client import address
 from ml_backend.adapters.redis.jobs import SIMULATED
 from ml_backend.domain.errors import SimulationError, StoreError
-from ml_backend.simulation import Run, Runner
+from ml_backend.simulation.run import Run, Runner
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def on_workers(url: str) -> Runner:
 def _enqueue(queue: Queue, run: Run, digest: str) -> str:
     number = uuid.uuid4().hex
     job = queue.enqueue_call(
-        "ml_backend.simulate.simulate_stored",
+        "ml_backend.simulation.runner.simulate_stored",
         args=(digest, run.data.name, run.strategy, run.seed, asdict(run.options)),
         timeout=DAY,
         result_ttl=DAY,

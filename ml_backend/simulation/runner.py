@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 import strategies
-from ml_backend.memory_project import MemoryProject
-from ml_backend.simulation import Options, Run, Runner
+from ml_backend.simulation.project import MemoryProject
+from ml_backend.simulation.run import Options, Run, Runner
 from strategies.cost import Answer, CostModel
 from strategies.simulate import (
     CostOf,

@@ -16,7 +16,7 @@ from ml_backend.services.learning.rounds import Learner, PrincipalProjector
 from ml_backend.services.queue.suggest import suggest
 from ml_backend.services.serving.project import LOW, Backend, Project
 from ml_backend.settings import Settings
-from ml_backend.simulation import Options
+from ml_backend.simulation.run import Options
 from strategies.simulate.replay import Labels
 
 REF = ProjectRef("memory", 1)
