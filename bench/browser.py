@@ -21,7 +21,7 @@ from common import percentiles, report
 from stack import EMAIL, PASSWORD, Stack, label_config, stack
 
 from ml_backend.adapters.files.digits import write_digits
-from ml_backend.commands import connect, import_images
+from ml_backend.operations.projects import connect, import_images
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.browser import Annotator, annotator

@@ -20,9 +20,9 @@ from common import percentiles, report
 from data import cifar10_features
 from stack import Stack, answer, label_config, stack, store_features
 
-from ml_backend.commands import connect
 from ml_backend.domain.content_hash import content_key
 from ml_backend.jobs import learner
+from ml_backend.operations.projects import connect
 
 STRATEGIES = ("rush", "cluster_chain", "random", "margin", "diversity")
 """The default, and one of each kind: a chain, a sample, a score, a batch."""

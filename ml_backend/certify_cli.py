@@ -38,8 +38,8 @@ def audit(
     more: int | None,
 ) -> None:
     """Mix randomly drawn audits into the queue; what the model says of all open images is frozen."""
-    from ml_backend import certify_commands as run
     from ml_backend.certificate_text import show_draw, target_of
+    from ml_backend.operations import certification as run
 
     parts = parts_of()
     with console.status("Noting what the model says of every open image …"):
@@ -85,8 +85,8 @@ def certify(
     back: bool,
 ) -> None:
     """Say how many images the machine may label with a proven error bound, and let it."""
-    from ml_backend import certify_commands as run
     from ml_backend.certificate_text import check_target, show_need, show_standing, target_of
+    from ml_backend.operations import certification as run
 
     parts = parts_of()
     if take and back:

@@ -149,7 +149,7 @@ def _raise_interrupt() -> NoReturn:
 )
 def connect(project: int | None, title: str | None, label_config: Path) -> None:
     """Set up a project for Rush in Label Studio and prove that it works."""
-    from ml_backend.commands import connect as run
+    from ml_backend.operations.projects import connect as run
 
     if (project is None) == (title is None):
         raise BadRequest("Say which project.", "Use --project ID or --create TITLE, one of them.")
@@ -163,7 +163,7 @@ def connect(project: int | None, title: str | None, label_config: Path) -> None:
 @click.argument("source", type=click.Path(path_type=Path, exists=True))
 def import_(project: int, source: Path) -> None:
     """Import the images of a folder, a .json or a .csv file, ready to be labelled."""
-    from ml_backend.commands import import_images
+    from ml_backend.operations.projects import import_images
 
     with stages(console) as progress:
         report = import_images(_parts(), project, source, progress)
@@ -174,7 +174,7 @@ def import_(project: int, source: Path) -> None:
 @project_option
 def doctor(project: int) -> None:
     """Check a connected project from end to end and print the fix of everything that is broken."""
-    from ml_backend.commands import doctor as run
+    from ml_backend.operations.projects import doctor as run
 
     findings = run(_parts(), project, _show_finding)
     broken = [finding for finding in findings if finding.ok is False and not finding.warning]
@@ -196,7 +196,7 @@ def _show_finding(finding: Finding) -> None:
 @main.command()
 def status() -> None:
     """Show where every project of the running backend stands."""
-    from ml_backend.commands import status as run
+    from ml_backend.operations.projects import status as run
 
     for row in run(_parts()):
         console.print_json(data=row)
@@ -232,7 +232,7 @@ def train(project: int, full: bool) -> None:
 @click.argument("name", required=False)
 def strategy(project: int, name: str | None) -> None:
     """Show or switch the order of a project's queue, while people label."""
-    from ml_backend.commands import choose_strategy
+    from ml_backend.operations.projects import choose_strategy
 
     parts = _parts()
     if name is None:
@@ -267,7 +267,7 @@ def list_strategies() -> None:
 )
 def demo(data: Path | None, folder: Path, port: int, attach: Path | None) -> None:
     """Start everything with real images and print where to label."""
-    from ml_backend import demo as run
+    from ml_backend.operations import demo as run
 
     if attach is not None:
         run.attach(_parts(logs=True), attach, console)

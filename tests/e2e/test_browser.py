@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.commands import choose_strategy, connect, import_images
+from ml_backend.operations.projects import choose_strategy, connect, import_images
 from ml_backend.services.connecting.hotkeys import KEY, set_accept_key
 from tests.browser import annotator
 from tests.conftest import EMAIL, PASSWORD

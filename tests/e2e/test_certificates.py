@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ml_backend import certify_commands as run
 from ml_backend.certificate_text import percent
-from ml_backend.commands import choose_strategy, connect, import_images
+from ml_backend.operations import certification as run
+from ml_backend.operations.projects import choose_strategy, connect, import_images
 from strategies.audits.target import Target
 from tests.product import Product, label_config
 

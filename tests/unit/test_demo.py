@@ -11,9 +11,9 @@ from rich.console import Console
 
 from ml_backend.adapters.files.digits import SIDE, write_digits
 from ml_backend.adapters.processes.child import free_port
-from ml_backend.demo import TITLE_LENGTH, _free, _images, _label_config, _title
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.label_config import parse_label_config
+from ml_backend.operations.demo import TITLE_LENGTH, _free, _images, _label_config, _title
 
 
 @pytest.fixture(scope="module")

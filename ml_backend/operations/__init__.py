@@ -1,0 +1,1 @@
+"""Use cases over the container; the command line and the web share them."""
