@@ -20,10 +20,10 @@ from ml_backend.adapters.processes.child import ServerError, free_port, port_is_
 from ml_backend.adapters.processes.local_rush import LocalRush
 from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.bootstrap import Parts
+from ml_backend.cli.progress import show_report, show_step, stages
 from ml_backend.domain.errors import BadRequest, NotFound
 from ml_backend.domain.label_config import choices_config
 from ml_backend.operations.projects import connect, import_images
-from ml_backend.progress import show_report, show_step, stages
 from ml_backend.services.connecting.hotkeys import KEY
 from ml_backend.settings import Settings
 

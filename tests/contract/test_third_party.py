@@ -59,7 +59,7 @@ def test_its_parameters_are_given_in_the_name(python: Callable[[str], str]) -> N
 
 
 def test_the_command_line_lists_it_as_installed(python: Callable[[str], str]) -> None:
-    said = python("from ml_backend.cli import main; main(['strategies'])")
+    said = python("from ml_backend.cli.main import main; main(['strategies'])")
     assert "installed" in said
     assert "Ask about the newest items first." in said
     assert "farthest(row=0)" in said

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ml_backend.certificate_text import percent
+from ml_backend.cli.certificate_text import percent
 from ml_backend.operations import certification as run
 from ml_backend.operations.projects import choose_strategy, connect, import_images
 from strategies.audits.target import Target

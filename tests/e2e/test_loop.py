@@ -9,8 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 import strategies
+from ml_backend.cli.simulate import simulate
 from ml_backend.operations.projects import choose_strategy, connect, doctor, import_images
-from ml_backend.simulate_cli import simulate
 from tests.product import Product, label_config
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ml_backend.certificate_text import duration, percent
+from ml_backend.cli.certificate_text import duration, percent
 from ml_backend.domain.audit_sample import Draw
 from ml_backend.domain.model import Annotation, AnnotationId, TaskId
 from ml_backend.services.certification.certificate import Standing, standing

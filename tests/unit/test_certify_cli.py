@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from ml_backend import cli
 from ml_backend.adapters.redis.state import RedisState
+from ml_backend.cli import main as cli
 from ml_backend.domain.errors import NotFound
 from ml_backend.domain.model import Annotation, PredictionId, PredictionRow, Task, TaskId, TaskRecord
 from ml_backend.services.certification import accept as accepting

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from ml_backend.cli import main
+from ml_backend.cli.main import main
 from ml_backend.settings import Settings
 from tests.serving import serving
 

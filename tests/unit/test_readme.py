@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import strategies
-from ml_backend.cli import main
+from ml_backend.cli.main import main
 from ml_backend.settings import Settings
 from strategies import registry
 

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from ml_backend.adapters.redis.client import address
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.app import create_app
-from ml_backend.cli import main
+from ml_backend.cli.main import main
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from tests.fakes import World

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from sklearn.datasets import load_digits
 
 import strategies
-from ml_backend.cli import main
+from ml_backend.cli.main import main
 from ml_backend.simulation.project import MemoryProject
 from ml_backend.simulation.run import Options
 from ml_backend.simulation.runner import on_processes, simulate, simulate_run

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from ml_backend.bootstrap import Parts
-from ml_backend.cli import main
+from ml_backend.cli.main import main
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.model import Annotation, AnnotationId, TaskId
 from ml_backend.domain.provenance import mark

@@ -11,9 +11,9 @@ import click
 from rich.console import Console
 
 from ml_backend.bootstrap import Parts
+from ml_backend.cli.progress import stages
 from ml_backend.domain.errors import BadRequest, NotReady
 from ml_backend.domain.model import Annotation
-from ml_backend.progress import stages
 from strategies.cost import PAGE_SECONDS
 
 console = Console(stderr=True)

@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 
 from ml_backend.bootstrap import Parts
+from ml_backend.cli.progress import stages
 from ml_backend.domain.errors import BadRequest
-from ml_backend.progress import stages
 
 console = Console(stderr=True)
 
@@ -38,7 +38,7 @@ def audit(
     more: int | None,
 ) -> None:
     """Mix randomly drawn audits into the queue; what the model says of all open images is frozen."""
-    from ml_backend.certificate_text import show_draw, target_of
+    from ml_backend.cli.certificate_text import show_draw, target_of
     from ml_backend.operations import certification as run
 
     parts = parts_of()
@@ -85,7 +85,7 @@ def certify(
     back: bool,
 ) -> None:
     """Say how many images the machine may label with a proven error bound, and let it."""
-    from ml_backend.certificate_text import check_target, show_need, show_standing, target_of
+    from ml_backend.cli.certificate_text import check_target, show_need, show_standing, target_of
     from ml_backend.operations import certification as run
 
     parts = parts_of()

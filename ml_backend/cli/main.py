@@ -18,12 +18,12 @@ from rich.markup import escape
 
 import strategies
 from ml_backend.bootstrap import Parts
-from ml_backend.certify_cli import audit, certify
+from ml_backend.cli.certify import audit, certify
+from ml_backend.cli.progress import show_report, show_step, stages
+from ml_backend.cli.simulate import simulate
 from ml_backend.domain.errors import BadRequest, RushError
-from ml_backend.progress import show_report, show_step, stages
 from ml_backend.services.connecting.doctor import Finding
 from ml_backend.settings import Settings
-from ml_backend.simulate_cli import simulate
 
 console = Console(stderr=True)
 
@@ -278,7 +278,3 @@ def demo(data: Path | None, folder: Path, port: int, attach: Path | None) -> Non
 main.add_command(audit)
 main.add_command(certify)
 main.add_command(simulate)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""``rush``: the command line; what it does is in ``operations``."""
