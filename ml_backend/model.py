@@ -21,8 +21,8 @@ from ml_backend.domain.model import MODEL_VERSION
 from ml_backend.services.serving.events import handle
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
+from ml_backend.web.server import open_projects
 from ml_backend.wire import TaskJson, event, parse, project_id
-from ml_backend.wsgi import open_projects
 
 _running: dict[int, Projects] = {}
 """The projects of this process, by process id: a fork must not use its parent's index and threads."""

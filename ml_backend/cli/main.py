@@ -89,7 +89,7 @@ project_option = click.option("--project", type=int, required=True, help="Id of 
 @main.command()
 def serve() -> None:
     """Run the backend that Label Studio calls."""
-    from ml_backend.wsgi import serve as run
+    from ml_backend.web.server import serve as run
 
     run(_parts(logs=True).settings)
 
@@ -117,7 +117,7 @@ def worker(only: str | None) -> None:
 def start() -> None:
     """Run Redis, backend and worker together until Ctrl+C: all that one machine needs."""
     from ml_backend.adapters.processes.local_rush import LocalRush
-    from ml_backend.wsgi import check_door
+    from ml_backend.web.server import check_door
 
     parts = _parts(logs=True)
     check_door(parts.settings)

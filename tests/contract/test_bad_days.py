@@ -11,11 +11,11 @@ import pytest
 
 from ml_backend.adapters.processes.servers import LocalRedis, free_port
 from ml_backend.adapters.redis.state import RedisState
-from ml_backend.app import create_app
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.model import TaskId
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
+from ml_backend.web.app import create_app
 from tests.fakes import FakeIndex, World
 from tests.waiting import until
 

@@ -18,8 +18,8 @@ from ml_backend.adapters.processes.child import Child
 from ml_backend.adapters.processes.local_rush import LocalRush
 from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
 from ml_backend.bootstrap import Parts
-from ml_backend.forward import PASSED_ON
 from ml_backend.operations.projects import connect, import_images
+from ml_backend.web.replica_proxy import PASSED_ON
 from tests.product import Product, label_config, product_settings
 from tests.proxy import Proxy
 

@@ -14,10 +14,10 @@ import pytest
 from flask.testing import FlaskClient
 
 from ml_backend.adapters.redis.state import RedisState
-from ml_backend.app import create_app
 from ml_backend.services.serving.project import Project
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
+from ml_backend.web.app import create_app
 from tests.fakes import CONFIG, World
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "label_studio_1.23.2").glob("*.json"))

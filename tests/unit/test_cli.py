@@ -62,6 +62,6 @@ def test_processes_that_are_started_get_the_same_settings(monkeypatch: pytest.Mo
 
 def test_the_web_process_starts_without_what_only_workers_install() -> None:
     heavy = {"scipy", "sklearn", "torch", "torchvision", "umap", "numba", "openvino"}
-    code = "import sys, ml_backend.cli, ml_backend.wsgi; print(*sys.modules)"
+    code = "import sys, ml_backend.cli, ml_backend.web.server; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not heavy & set(loaded.split())

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from ml_backend.adapters.redis.client import address
 from ml_backend.adapters.redis.state import RedisState
-from ml_backend.app import create_app
 from ml_backend.cli.main import main
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
+from ml_backend.web.app import create_app
 from tests.fakes import World
 
 SECRETS = {

@@ -6,7 +6,7 @@ import pytest
 
 from ml_backend.domain.errors import BadRequest
 from ml_backend.settings import Settings
-from ml_backend.wsgi import check_door
+from ml_backend.web.server import check_door
 
 SECRETS: dict[str, Any] = {"basic_auth_user": "rush", "basic_auth_password": "p", "webhook_secret": "s"}
 

@@ -9,12 +9,12 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 
-from ml_backend.app import create_app
 from ml_backend.bootstrap import Parts
 from ml_backend.domain.errors import BadRequest
 from ml_backend.services.serving.project import Backend
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
+from ml_backend.web.app import create_app
 
 THREADS = 8
 

@@ -12,12 +12,12 @@ from typing import Any
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
-from ml_backend import forward
 from ml_backend.domain.errors import BadRequest, NotFound, RushError, StoreError, TooLarge, Unauthorized
 from ml_backend.domain.model import MODEL_VERSION
 from ml_backend.services.serving.events import handle
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
+from ml_backend.web import replica_proxy as forward
 from ml_backend.wire import PredictJson, SetupJson, TaskJson, event, parse, project_id
 
 log = logging.getLogger(__name__)
