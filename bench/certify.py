@@ -31,12 +31,16 @@ from ml_backend.adapters.files.features import made_with
 from ml_backend.adapters.memory import MemoryFeatures
 from ml_backend.adapters.models.embedders import open_embedder
 from ml_backend.adapters.models.finetuner import TorchFinetuner
-from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.model import Annotation, AnnotationId, Task, TaskId, TaskRecord
 from ml_backend.ports import Features, LabelStudio
-from ml_backend.services.certification.audit_sample import ask_more, make_draw
-from ml_backend.services.certification.certificate import Aim, Standing, standing
-from ml_backend.services.learning.finetune import FullRound
+from ml_backend.services.certification.audit_sample import ask_more, draw_sample
+from ml_backend.services.certification.certificate import (
+    CertificationStatus,
+    NextTarget,
+    certification_status,
+)
+from ml_backend.services.learning.finetune import FinetuningRun
 from ml_backend.services.queue.suggest import suggest
 from ml_backend.simulation.project import REF, MemoryProject
 from ml_backend.simulation.run import Options
@@ -87,7 +91,7 @@ def full_round(project: MemoryProject, images: list[bytes], size: int, folder: P
         stored = MemoryFeatures(list(keys.values()), rows.astype(np.float16))
         project.features[feature_set] = cast(Features, stored)
 
-    outcome = FullRound(
+    outcome = FinetuningRun(
         project.learner,
         project.learner_on,
         embed,
@@ -97,51 +101,53 @@ def full_round(project: MemoryProject, images: list[bytes], size: int, folder: P
     ).run(REF)
     if outcome.generation is not None:
         project.learner = project.learner_on(outcome.generation.backbone)
-        project.project.happened("generation", {})
+        project.project.on_event("generation", {})
     return str(outcome.manifest["full"])
 
 
-def stands(project: MemoryProject) -> Standing:
+def stands(project: MemoryProject) -> CertificationStatus:
     """What the audits certify by now."""
-    draw = project.artifacts.draw(REF)
-    assert draw is not None
-    return standing(draw, project.state.tasks(REF), project.state.annotations(REF))
+    sample = project.artifacts.audit_sample(REF)
+    assert sample is not None
+    return certification_status(sample, project.state.tasks(REF), project.state.annotations(REF))
 
 
-def wrong_in_order(project: MemoryProject, draw: Draw, truth: np.ndarray) -> dict[str, list[int]]:
-    """Wrong suggestions among all but the last so many, by confidence alone and in the order of the draw."""
-    live = project.project.live
-    said = suggest(live, [live.row_of[TaskId(task)] for task in draw.tasks.tolist()], bulk=True)
-    wrong = np.array([int(one.labels[0]) for one in said]) != truth[draw.tasks - 1]
+def wrong_in_order(project: MemoryProject, sample: AuditSample, truth: np.ndarray) -> dict[str, list[int]]:
+    """Wrong suggestions among all but the last so many, by confidence alone and by trust score."""
+    pool = project.project.pool
+    said = suggest(pool, [pool.row_of[TaskId(task)] for task in sample.tasks.tolist()], bulk=True)
+    wrong = np.array([int(one.labels[0]) for one in said]) != truth[sample.tasks - 1]
     alone = np.array([one.confidence for one in said])
     found = {}
     for last in (0, *LAST):
-        sure = [np.argsort(-order, kind="stable")[: len(draw) - last] for order in (alone, draw.confidences)]
+        sure = [
+            np.argsort(-order, kind="stable")[: len(sample) - last] for order in (alone, sample.confidences)
+        ]
         found[str(last)] = [int(wrong[rows].sum()) for rows in sure]
     return found
 
 
-def worth_more(aim: Aim, accepted: Tested | None) -> bool:
+def worth_more(next_target: NextTarget, accepted: Tested | None) -> bool:
     """Whether more audits probably take people less time than labelling the images that they spare them."""
-    spared = aim.rung.size - (0 if accepted is None else accepted.rung.size)
-    return aim.more * AUDIT_SECONDS < spared * REST_SECONDS
+    spared = next_target.threshold.size - (0 if accepted is None else accepted.threshold.size)
+    return next_target.more * AUDIT_SECONDS < spared * REST_SECONDS
 
 
-def audited(project: MemoryProject, session: Session) -> Standing:
+def audited(project: MemoryProject, session: Session) -> CertificationStatus:
     """Audits until the whole frame is certified, or more are not worth it: decided where none is waiting."""
     while True:
         while len(project.project.queue.mixing) and session.turn():
             pass
         said = stands(project)
-        sure = said.accepted.rung.size if said.accepted else 0
-        print(f"{said.audited} audits of {len(said.draw)}, a set of {sure} certified", flush=True)
-        if said.aim is None or not worth_more(said.aim, said.accepted):
+        sure = said.accepted.threshold.size if said.accepted else 0
+        print(f"{said.audited} audits of {len(said.sample)}, a set of {sure} certified", flush=True)
+        if said.next_target is None or not worth_more(said.next_target, said.accepted):
             return said
-        ask_more(REF, project.state, project.artifacts, said.aim.more)
-        project.project.happened("audits", {})
+        ask_more(REF, project.state, project.artifacts, said.next_target.more)
+        project.project.on_event("audits", {})
 
 
-def accept(project: MemoryProject, session: Session, said: Standing) -> int:
+def accept(project: MemoryProject, session: Session, said: CertificationStatus) -> int:
     """Take the certified set over, as ``rush certify --accept`` does with annotations; returns its size."""
     numbers = count(10**9)
     for position in said.rest.tolist():
@@ -162,7 +168,7 @@ def certified(
     label_set: int,
     seed: int,
 ) -> dict[str, Any]:
-    """One run with the machine, on this set of labels and with this draw of audits; see above."""
+    """One run with the machine, on this set of labels and with this audit sample of audits; see above."""
     began, size, error, folder = (
         time.time(),
         options.size[name],
@@ -193,11 +199,11 @@ def certified(
     mark("labels")
     project.options = replace(project.options, train_labels=200, rank_every=20)  # for the simulation's speed
     features, target = project.learner.features, Target(error, CONFIDENCE)
-    draw = make_draw(
+    sample = draw_sample(
         REF, project.state, project.artifacts, features, target, share=1.0, seed=seed, of_all=True
     )
-    wrong = wrong_in_order(project, draw, truth)
-    project.project.happened("audits", {})
+    wrong = wrong_in_order(project, sample, truth)
+    project.project.on_event("audits", {})
     said = audited(project, session)
     taken = 0 if said.accepted is None else accept(project, session, said)
     mark("audits")
@@ -256,7 +262,7 @@ def main() -> None:
     parser.add_argument("--mnist", type=Path)
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--sets", type=int, default=2, help="sets of labels")
-    parser.add_argument("--seeds", type=int, default=5, help="draws of audits for each")
+    parser.add_argument("--seeds", type=int, default=5, help="audit samples for each")
     parser.add_argument("--self-epochs", type=int, default=6, help="as RUSH_SELF_EPOCHS")
     parser.add_argument("--strategies", nargs="+", default=["rush"])
     for name, labels, tuned in (("mnist", 100, [100]), ("cifar10", 600, [])):

@@ -25,7 +25,7 @@ from stack import label_config
 
 from ml_backend import jobs
 from ml_backend.adapters.processes.servers import LocalRedis
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.domain.generation import Generation
 from ml_backend.domain.model import Annotation, AnnotationId, Task, TaskId, TaskRecord
 from ml_backend.settings import Settings
@@ -60,11 +60,11 @@ class Nothing:
         return False
 
 
-def worth(parts: Parts, generation: Generation, truth: np.ndarray, labelled: int) -> dict[str, float]:
+def worth(container: Container, generation: Generation, truth: np.ndarray, labelled: int) -> dict[str, float]:
     """Accuracy and purity of a generation on the images without a label."""
-    ref = parts.ref(1)
-    tasks = parts.state.tasks(ref)
-    features = parts.features_of(generation).get([tasks[TaskId(n + 1)] for n in range(len(truth))])
+    ref = container.ref(1)
+    tasks = container.state.tasks(ref)
+    features = container.features_of(generation).get([tasks[TaskId(n + 1)] for n in range(len(truth))])
     assert generation.head is not None
     head = generation.head.encode(features)
     said = generation.head.probabilities(head, multiple=False).argmax(axis=1)
@@ -97,15 +97,15 @@ def main() -> None:
         redis = LocalRedis(Path(folder) / "redis")
         redis.start()
         settings = Settings(data_dir=Path(folder) / "rush", redis_url=redis.url, device=options.device)
-        parts, studio = Parts(settings), Images([pairs[n][1] for n in order])
-        parts.__dict__.update(studio=studio, jobs=Nothing(), origin=studio.origin)
-        jobs.parts = lambda: parts  # type: ignore[assignment]
-        ref, figures = parts.ref(1), {"labels": options.labels, "images": len(order)}
-        parts.state.set_options(ref, label_config=label_config([str(n) for n in range(len(names))]))
+        container, studio = Container(settings), Images([pairs[n][1] for n in order])
+        container.__dict__.update(studio=studio, jobs=Nothing(), origin=studio.origin)
+        jobs.container = lambda: container  # type: ignore[assignment]
+        ref, figures = container.ref(1), {"labels": options.labels, "images": len(order)}
+        container.state.set_options(ref, label_config=label_config([str(n) for n in range(len(names))]))
         began = time.perf_counter()
         jobs.ingest(ref, {str(n): address for n, address in enumerate(studio.files, 1)})
         figures["embedding, images/s"] = round(len(order) / (time.perf_counter() - began), 1)
-        parts.state.set_annotations(
+        container.state.set_annotations(
             ref,
             [
                 Annotation(AnnotationId(n + 1), TaskId(n + 1), 1, (str(truth[n]),), created_at=f"{n:09}")
@@ -113,17 +113,17 @@ def main() -> None:
             ],
         )
         jobs.train(ref)
-        plain = parts.artifacts.generation(ref)
+        plain = container.artifacts.generation(ref)
         began = time.perf_counter()
         jobs.finetune(ref)
         figures["full round, s"] = round(time.perf_counter() - began, 1)
-        full = parts.artifacts.generation(ref)
+        full = container.artifacts.generation(ref)
         assert plain is not None
         assert full is not None
-        figures["head alone"] = worth(parts, plain, truth, options.labels)
+        figures["head alone"] = worth(container, plain, truth, options.labels)
         figures["published"] = full.number > plain.number
         if figures["published"]:
-            figures["full"] = worth(parts, full, truth, options.labels)
+            figures["full"] = worth(container, full, truth, options.labels)
             figures["verdict"] = full.manifest["full"]
         figures["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
         redis.stop()

@@ -41,8 +41,8 @@ from ml_backend.domain.model import (
 )
 from ml_backend.ports import Jobs, LabelStudio
 from ml_backend.services.learning.rounds import Learner
-from ml_backend.services.queue.pool import LivePool
-from ml_backend.services.serving.project import Backend, Project
+from ml_backend.services.queue.pool import ProjectPool
+from ml_backend.services.serving.project import Project, ProjectPorts
 from ml_backend.settings import Settings
 
 REF = ProjectRef("http://bench", 1)
@@ -127,7 +127,7 @@ def web(folder: Path, url: str, count: int) -> dict[str, Any]:
     """The web process: start with its index, then ranking, people labelling and neighbours, by strategy."""
     state, studio = RedisState(url), MemoryStudio()
     index = EmbeddedIndex(folder / "index")
-    backend = Backend(
+    backend = ProjectPorts(
         Settings(_env_file=None, sync_seconds=0),
         state,
         FileArtifacts(folder),
@@ -138,17 +138,17 @@ def web(folder: Path, url: str, count: int) -> dict[str, Any]:
     )
     began = time.perf_counter()
     project = Project(REF, backend)
-    live, queue, classes = project.live, project.queue, truth(count)
+    pool, queue, classes = project.pool, project.queue, truth(count)
     found: dict[str, Any] = {
         "start_s": round(time.perf_counter() - began, 1),
-        "searched": sorted(live.searched),
-        "neighbours_ms": percentiles(list(searches(index, live.space, live.vectors(live.space)))),
-        "recall": recall(index, live),
+        "searched": sorted(pool.searched),
+        "neighbours_ms": percentiles(list(searches(index, pool.space, pool.vectors(pool.space)))),
+        "recall": recall(index, pool),
     }
     for strategy in ("rush", "cluster_chain"):
         queue.strategy = strategy
-        mine: dict[str, Any] = {"rank_s": timed(lambda: queue.rank(live))}
-        mine["fill_window_s"] = timed(lambda: queue.refill(live, cast(LabelStudio, studio)))
+        mine: dict[str, Any] = {"rank_s": timed(lambda: queue.rank(pool))}
+        mine["fill_window_s"] = timed(lambda: queue.refill(pool, cast(LabelStudio, studio)))
         mine["submit_ms"] = percentiles(list(submits(project, studio, classes)))
         found[strategy] = mine
     found |= {"steady_mb": resident_mb(), "peak_mb": peak_mb()}
@@ -167,7 +167,7 @@ def submits(project: Project, studio: MemoryStudio, classes: Array) -> Iterator[
         project.annotated(made)
         yield time.perf_counter() - began
         if number % 10 == 9:
-            project.queue.refill(project.live, cast(LabelStudio, studio))
+            project.queue.refill(project.pool, cast(LabelStudio, studio))
 
 
 def searches(index: EmbeddedIndex, space: str, vectors: Array) -> Iterator[float]:
@@ -178,13 +178,13 @@ def searches(index: EmbeddedIndex, space: str, vectors: Array) -> Iterator[float
         yield time.perf_counter() - began
 
 
-def recall(index: EmbeddedIndex, live: LivePool) -> float:
+def recall(index: EmbeddedIndex, pool: ProjectPool) -> float:
     """Share of the true 50 nearest open ones that are found."""
-    vectors, hits = live.vectors(live.space), 0
+    vectors, hits = pool.vectors(pool.space), 0
     for row in np.random.default_rng(4).permutation(len(vectors))[:QUERIES]:
-        near = np.where(live.open(), vectors @ vectors[row], -2)
-        best = live.ids[np.argpartition(-near, K - 1)[:K]]
-        hits += len(np.intersect1d(best, index.neighbours(live.space, vectors[row], K, LabelState.OPEN)[0]))
+        near = np.where(pool.open(), vectors @ vectors[row], -2)
+        best = pool.ids[np.argpartition(-near, K - 1)[:K]]
+        hits += len(np.intersect1d(best, index.neighbours(pool.space, vectors[row], K, LabelState.OPEN)[0]))
     return hits / (K * QUERIES)
 
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from ml_backend.adapters.files.features import FileFeatures
 from ml_backend.adapters.processes.local_rush import LocalRush
 from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.domain.model import ContentKey
 from ml_backend.settings import Settings
 
@@ -30,7 +30,7 @@ class Stack:
 
     studio: LocalLabelStudio
     rush: LocalRush
-    parts: Parts
+    container: Container
     api: httpx.Client
 
     def call(self, method: str, path: str, **request: Any) -> Any:
@@ -41,7 +41,7 @@ class Stack:
 
     def status(self, project: int) -> dict[str, Any]:
         """What the backend says of a project."""
-        url = f"{self.parts.settings.backend_url}/status"
+        url = f"{self.container.settings.backend_url}/status"
         rows: list[dict[str, Any]] = httpx.get(url, timeout=10).json()["projects"]
         return next((row for row in rows if row["project"] == project), {})
 
@@ -95,8 +95,8 @@ def stack(folder: Path, studio_env: Path, progress: Any = print, **options: Any)
                 base_url=studio.url, headers={"Authorization": f"Token {TOKEN}"}, timeout=300
             ) as api,
         ):
-            parts = Parts(settings.model_copy(update={"redis_url": rush.redis_url}))
-            yield Stack(studio, rush, parts, api)
+            container = Container(settings.model_copy(update={"redis_url": rush.redis_url}))
+            yield Stack(studio, rush, container, api)
     finally:
         studio.stop()
 
@@ -119,9 +119,9 @@ def answer(label: str, **fields: Any) -> dict[str, Any]:
     return {"result": [region], "lead_time": 1.0, **fields}
 
 
-def store_features(parts: Parts, keys: Sequence[ContentKey], features: np.ndarray) -> FileFeatures:
+def store_features(container: Container, keys: Sequence[ContentKey], features: np.ndarray) -> FileFeatures:
     """Put ready-made features where worker and backend find them."""
-    store = parts.features_of(None)
+    store = container.features_of(None)
     assert isinstance(store, FileFeatures)
     for start in range(0, len(keys), 1000):
         store.append(keys[start : start + 1000], features[start : start + 1000])

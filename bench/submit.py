@@ -36,7 +36,7 @@ def project_with(
     config = label_config(sorted(set(labels)))
     number = studio.call("POST", "/api/projects", json={"title": title, "label_config": config})["id"]
     if rush:
-        connect(studio.parts, number)
+        connect(studio.container, number)
     tasks: list[dict[str, Any]] = [
         {"data": {"image": f"/data/local-files/?d={key}.jpg"}, "meta": {"rush": {"key": key}}} for key in keys
     ]
@@ -115,13 +115,13 @@ def main() -> None:
         tempfile.TemporaryDirectory(prefix="rush-bench-") as folder,
         stack(Path(folder), options.label_studio, train_labels=50, coordinates="off") as studio,
     ):
-        store_features(studio.parts, keys, features)
+        store_features(studio.container, keys, features)
         for size in options.sizes:
             plain = project_with(studio, f"plain {size}", labels[:size], keys[:size], rush=False)
             mine = project_with(studio, f"rush {size}", labels[:size], keys[:size], rush=True)
             studio.wait(mine[0], tasks=size)
-            ref = studio.parts.ref(mine[0])
-            learner(studio.parts, ref).map(ref)
+            ref = studio.container.ref(mine[0])
+            learner(studio.container, ref).map(ref)
             studio.wait(mine[0], embedded=size, window=150)
             for name in options.strategies:
                 choose(studio, mine[0], name)
@@ -132,10 +132,10 @@ def main() -> None:
                 choose(studio, mine[0], options.strategies[0])
                 half, title = options.annotations // 2, f"{options.strategies[0]} at {size}"
                 figures[f"{title}, no pause"] = measure(studio, plain, mine, half, 0.0)
-                studio.parts.jobs.enqueue("write_back", ref)
-                written = len(studio.parts.state.written(ref))
+                studio.container.jobs.enqueue("write_back", ref)
+                written = len(studio.container.state.written(ref))
                 found = measure(studio, plain, mine, half, options.pause)
-                found["coordinates_written"] = len(studio.parts.state.written(ref)) - written
+                found["coordinates_written"] = len(studio.container.state.written(ref)) - written
                 figures[f"{title} while the map waits to be written back"] = found
                 figures["web process"] = web_process(studio.rush.backend.pid)
     report("submit", figures, options.out)
@@ -143,9 +143,9 @@ def main() -> None:
 
 def choose(studio: Stack, project: int, name: str) -> None:
     """Switch the strategy and wait until the order follows it."""
-    ref = studio.parts.ref(project)
-    studio.parts.state.set_options(ref, strategy=name)
-    studio.parts.state.publish(ref, "strategy")
+    ref = studio.container.ref(project)
+    studio.container.state.set_options(ref, strategy=name)
+    studio.container.state.publish(ref, "strategy")
     studio.wait(project, strategy=name)
     time.sleep(2)
 

@@ -145,7 +145,7 @@ def certified() -> Iterator[str]:
     yield "10,000 images (`bench/certify.py`, 95 % confidence; at most 1 % of all labels wrong, 10 % of"
     yield "CIFAR-10's): minutes are those of the labels, of the audits and of what is left to people."
     yield "A set of labels is what the strategy asks for with the images in another order; each has a network"
-    yield "of its own and several draws of audits. What a draw costs is decided by how many of its few"
+    yield "of its own and several audit samples. What one costs is decided by how many of its few"
     yield "hundred audits happen to be wrong, none of them or three."
     yield ""
     yield "| data | way | minutes | answers | taken over | labels right | certified |"
@@ -169,7 +169,7 @@ def certified() -> Iterator[str]:
         )
     yield ""
     yield "Wrong suggestions among all open images but the last so many, ordered by confidence alone and as"
-    yield "draws are (`strategies/trust.py`):"
+    yield "draws are (`strategies/audits/trust.py`):"
     yield ""
     firsts = {name: runs[0]["order"] for sets in ways.values() for name, runs in sets.items()}
     lasts = list(next(iter(firsts.values())))
@@ -188,7 +188,7 @@ def _certified_row(way: str, runs: list[dict[str, Any]]) -> str:
     stages = [[run["marks"][stage][1] / 60 for run in runs] for stage in ("labels", "audits", "rest")]
     parts = " + ".join(f"{np.mean(part):.1f}" for part in np.diff(stages, axis=0, prepend=0))
     return (
-        f"| {way}, {len(runs)} {'draws' if len(runs) > 1 else 'draw'} of audits "
+        f"| {way}, {len(runs)} audit sample{'s' if len(runs) > 1 else ''} "
         f"| **{np.mean(minutes):.1f}** ({parts}){spread} "
         f"| {np.mean([run['marks']['rest'][0] for run in runs]):,.0f} "
         f"| {np.mean([run['accepted'] for run in runs]):,.0f} "

@@ -18,7 +18,7 @@ from ml_backend.ports import (
     Index,
     Jobs,
     LabelStudio,
-    Owners,
+    Leases,
     Projector,
     State,
     Trainer,
@@ -35,7 +35,7 @@ PROMPT = 0.8
 
 
 @dataclass(frozen=True)
-class Parts:
+class Container:
     """Every adapter of one process, made when it is first used; the web process never asks for torch."""
 
     settings: Settings
@@ -77,13 +77,13 @@ class Parts:
         return RedisState(self.redis_url)
 
     @cached_property
-    def owners(self) -> Owners | None:
+    def leases(self) -> Leases | None:
         """Who owns which project, where several web processes run."""
         if not self.settings.replica_url:
             return None
-        from ml_backend.adapters.redis.leases import RedisOwners
+        from ml_backend.adapters.redis.leases import RedisLeases
 
-        return RedisOwners(self.redis_url, self.settings.replica_url)
+        return RedisLeases(self.redis_url, self.settings.replica_url)
 
     @cached_property
     def jobs(self) -> Jobs:

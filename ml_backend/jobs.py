@@ -7,12 +7,12 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cache, partial
 
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.domain.errors import NotReady
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services.embedding import ingest as ingesting
-from ml_backend.services.learning.finetune import FullRound
+from ml_backend.services.learning.finetune import FinetuningRun
 from ml_backend.services.learning.rounds import Learner
 from ml_backend.services.syncing import sync as syncing
 from ml_backend.services.syncing import write_coordinates as writing
@@ -29,35 +29,35 @@ TURN_SECONDS = 5.0
 
 
 @cache
-def parts() -> Parts:
+def container() -> Container:
     """The worker's adapters, kept from job to job so that nothing is loaded twice."""
-    return Parts(Settings())
+    return Container(Settings())
 
 
 def warm() -> None:
     """Compile and load what the first map and the first head would otherwise wait for: some ten seconds."""
     began = time.monotonic()
-    parts().trainer  # noqa: B018 - made here, used later
-    parts().projector.warm()
+    container().trainer  # noqa: B018 - made here, used later
+    container().projector.warm()
     log.info("Warm after %.0f s.", time.monotonic() - began)
 
 
-def learner(parts: Parts, ref: ProjectRef, feature_set: str = "") -> Learner:
+def learner(container: Container, ref: ProjectRef, feature_set: str = "") -> Learner:
     """The rounds of a worker over its adapters, on the project's features or those of a feature set."""
-    feature_set = feature_set or parts.feature_set(ref)
+    feature_set = feature_set or container.feature_set(ref)
     return Learner(
-        parts.state,
-        parts.artifacts,
-        parts.features(feature_set),
+        container.state,
+        container.artifacts,
+        container.features(feature_set),
         feature_set,
-        lambda: parts.trainer,
-        lambda: parts.projector,
+        lambda: container.trainer,
+        lambda: container.projector,
     )
 
 
 def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
     """Embed the images of these tasks, then lay out the map; many are shared out over all workers."""
-    here = parts()
+    here = container()
     if len(images) > SHARD:
         pairs = list(images.items())
         for start in range(0, len(pairs), SHARD):
@@ -69,15 +69,15 @@ def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
     progress = _log_progress(ref, "embedded")
     report = ingesting.ingest(ref, addresses, here.studio, here.state, features, embedder, progress)
     if report.embedded:
-        here.jobs.enqueue("project", ref)
+        here.jobs.enqueue("lay_out_map", ref)
 
 
-def project(ref: ProjectRef) -> None:
+def lay_out_map(ref: ProjectRef) -> None:
     """Lay out the map of all images and write it back.
 
     While more are being embedded only where a map is lacking, or holds less than half of them.
     """
-    here = parts()
+    here = container()
     if here.jobs.waits("ingest", ref):  # the last one to end asks for the map again
         projection, images = here.artifacts.projection(ref), len(learner(here, ref).embedded(ref))
         if projection is not None and 2 * len(projection.keys) >= images:
@@ -86,21 +86,25 @@ def project(ref: ProjectRef) -> None:
     _then_write_back(here, ref)
 
 
+project = lay_out_map
+"""The name under which an older backend may have queued it."""
+
+
 def train(ref: ProjectRef, force: bool = False) -> None:
     """Learn from all labels; where a new head is published the map follows it."""
-    here = parts()
+    here = container()
     try:
         outcome = learner(here, ref).learn(ref)
     except NotReady as error:
         log.warning("project %s: %s", ref.id, error)
         return
     if outcome.generation is not None:
-        here.jobs.enqueue("project", ref)
+        here.jobs.enqueue("lay_out_map", ref)
 
 
 def finetune(ref: ProjectRef) -> None:
     """Fine-tune the backbone on all labels, embed every image anew, and publish what is better."""
-    here = parts()
+    here = container()
 
     def embed(feature_set: str, addresses: Mapping[TaskId, str]) -> None:
         features, embedder = here.features(feature_set), here.embedder(feature_set)
@@ -113,20 +117,20 @@ def finetune(ref: ProjectRef) -> None:
         told.setdefault(stage, _log_progress(ref, stage, "steps"))(done, total)
 
     current = learner(here, ref)
-    round_ = FullRound(current, partial(learner, here, ref), embed, here.finetuner, here.studio, progress)
+    round_ = FinetuningRun(current, partial(learner, here, ref), embed, here.finetuner, here.studio, progress)
     try:
         outcome = round_.run(ref)
     except NotReady as error:
         log.warning("project %s: %s", ref.id, error)
         return
     if outcome.generation is not None:
-        here.jobs.enqueue("project", ref)
+        here.jobs.enqueue("lay_out_map", ref)
         here.jobs.enqueue("sync", ref)  # images that came in meanwhile
 
 
 def sync(ref: ProjectRef) -> None:
     """Rebuild the shared state from Label Studio and embed what lacks."""
-    here = parts()
+    here = container()
     config = str(here.studio.project(ref.id).get("label_config", ""))
     here.state.set_options(ref, label_config=config)
     spec = parse_label_config(config)
@@ -137,7 +141,7 @@ def sync(ref: ProjectRef) -> None:
     if images:
         here.jobs.enqueue("ingest", ref, images=images)
     elif here.artifacts.generation(ref) is None and here.state.tasks(ref):
-        here.jobs.enqueue("project", ref)
+        here.jobs.enqueue("lay_out_map", ref)
 
 
 class TurnOver(Exception):
@@ -146,7 +150,7 @@ class TurnOver(Exception):
 
 def write_back(ref: ProjectRef) -> None:
     """Write the map's coordinates to the tasks' metadata, in short turns."""
-    here = parts()
+    here = container()
     projection = here.artifacts.projection(ref)
     if projection is None:
         return
@@ -170,7 +174,7 @@ def write_back(ref: ProjectRef) -> None:
         here.jobs.enqueue("write_back", ref)
 
 
-def _then_write_back(here: Parts, ref: ProjectRef) -> None:
+def _then_write_back(here: Container, ref: ProjectRef) -> None:
     if here.settings.coordinates != "off":
         here.jobs.enqueue("write_back", ref)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.domain.errors import NotFound
 from ml_backend.domain.model import MODEL_VERSION
 from ml_backend.services.serving.events import handle
@@ -82,8 +82,8 @@ class RushModel(LabelStudioMLBase):
         body = {"action": action, **data}
         happened = event(body)
         if "job_id" in kwargs and happened.project is not None:  # 1.0.9: we are a child of the host
-            parts = Parts(Settings.read())
-            parts.state.publish(parts.ref(happened.project), "webhook", body=body)
+            container = Container(Settings.read())
+            container.state.publish(container.ref(happened.project), "webhook", body=body)
         else:
             project = _projects().get(happened.project)
             handle(project, event(body, project.spec.from_name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.generation import Array, Floats, Generation, Head, Projection
 from ml_backend.domain.model import (
     Annotation,
@@ -144,7 +144,7 @@ class Finetuner(Protocol):
         keys: Sequence[ContentKey],
         images: Iterable[tuple[str, bytes]],
         targets: Array,
-        watched: Array,
+        validation: Array,
         *,
         multiple: bool,
         progress: Callable[[int, int], None],
@@ -152,7 +152,7 @@ class Finetuner(Protocol):
         """Train on (key, file bytes) with targets (n,) classes or (n, C) 0/1 of the first n ``keys``.
 
         Keys beyond these are images without a label, which are trained on as far as the network is sure of
-        them. ``watched`` (n,) bool: images that only say when to stop. Returns the name of the new feature
+        them. ``validation`` (n,) bool: images that only say when to stop. Returns the name of the new feature
         set; what was trained before on just the same is not trained again, and ``images`` not read.
         """
 
@@ -168,7 +168,7 @@ class Projector(Protocol):
 
 
 class Artifacts(Protocol):
-    """Published generations, projections and draws of projects, as files; publishing is atomic."""
+    """Published generations, projections and audit samples of projects, as files; publishing is atomic."""
 
     def generation(self, project: ProjectRef) -> Generation | None: ...
 
@@ -181,13 +181,13 @@ class Artifacts(Protocol):
 
     def publish_projection(self, project: ProjectRef, projection: Projection) -> None: ...
 
-    def draw(self, project: ProjectRef) -> Draw | None:
-        """The current draw of audits; kept as files: neither Label Studio nor State can make it anew."""
+    def audit_sample(self, project: ProjectRef) -> AuditSample | None:
+        """the current audit sample; kept as files: neither Label Studio nor State can make it anew."""
 
-    def publish_draw(self, project: ProjectRef, draw: Draw) -> None: ...
+    def publish_audit_sample(self, project: ProjectRef, audit_sample: AuditSample) -> None: ...
 
 
-class Owners(Protocol):
+class Leases(Protocol):
     """Which of several web processes owns a project; only that one serves it."""
 
     url: str

@@ -29,7 +29,7 @@ from ml_backend.domain.model import (
     ProjectRef,
     TaskId,
 )
-from ml_backend.services.serving.project import Backend, Project
+from ml_backend.services.serving.project import Project, ProjectPorts
 from ml_backend.settings import Settings
 
 CONFIG = """<View><Image name="image" value="$image"/><Choices name="label" toName="image" choice="single">
@@ -182,7 +182,7 @@ class World:
         self.state.set_tasks(self.ref, known)
         settings = Settings(_env_file=None, window=self.window, sync_seconds=0)
         self.features = features
-        self.backend = Backend(
+        self.backend = ProjectPorts(
             settings,
             self.state,
             artifacts,
@@ -222,5 +222,5 @@ class World:
     def settle(self, turns: int = 3) -> None:
         """Do what the keeper does between requests."""
         for _ in range(turns):
-            self.project.queue.rank(self.project.live)
-            self.project.queue.refill(self.project.live, self.studio)
+            self.project.queue.rank(self.project.pool)
+            self.project.queue.refill(self.project.pool, self.studio)

@@ -11,7 +11,7 @@ from ml_backend.adapters.label_studio.client import HttpLabelStudio
 from ml_backend.adapters.processes.backend_client import backend_status
 from ml_backend.adapters.processes.local_rush import LocalRush
 from ml_backend.adapters.processes.servers import LocalLabelStudio
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.settings import Settings
 
 CLASSES = tuple("0123456789")
@@ -47,11 +47,11 @@ class Product:
 
     server: LocalLabelStudio
     rush: LocalRush
-    parts: Parts
+    container: Container
     studio: HttpLabelStudio
 
     def status(self, project: int) -> dict[str, Any]:
-        rows = backend_status(self.parts.settings.backend_url)
+        rows = backend_status(self.container.settings.backend_url)
         return next((row for row in rows if row["project"] == project), {})
 
     def wait(self, project: int, timeout: float = 90.0, **wanted: Any) -> dict[str, Any]:

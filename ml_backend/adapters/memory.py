@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import NotFound
 from ml_backend.domain.generation import Array, Floats, Generation, Projection
 from ml_backend.domain.model import (
@@ -103,7 +103,7 @@ class MemoryArtifacts:
     def __init__(self) -> None:
         self._generation: Generation | None = None
         self._projection: Projection | None = None
-        self._draw: Draw | None = None
+        self._audit_sample: AuditSample | None = None
 
     def generation(self, project: ProjectRef) -> Generation | None:
         return self._generation
@@ -117,11 +117,11 @@ class MemoryArtifacts:
     def projection(self, project: ProjectRef) -> Projection | None:
         return self._projection
 
-    def draw(self, project: ProjectRef) -> Draw | None:
-        return self._draw
+    def audit_sample(self, project: ProjectRef) -> AuditSample | None:
+        return self._audit_sample
 
-    def publish_draw(self, project: ProjectRef, draw: Draw) -> None:
-        self._draw = draw
+    def publish_audit_sample(self, project: ProjectRef, audit_sample: AuditSample) -> None:
+        self._audit_sample = audit_sample
 
     def publish_projection(self, project: ProjectRef, projection: Projection) -> None:
         self._projection = projection

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from rich.console import Console
 
-from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import BadRequest
-from ml_backend.services.certification.certificate import Standing
-from strategies.audits.certify import Rung, audits_needed
+from ml_backend.services.certification.certificate import CertificationStatus
+from strategies.audits.certify import Threshold, audits_needed
 from strategies.audits.target import Target
 
 
@@ -21,19 +21,19 @@ def target_of(error: float, confidence: float) -> Target:
     return Target(error, confidence)
 
 
-def show_draw(draw: Draw, project: int, console: Console) -> None:
+def show_sample(sample: AuditSample, project: int, console: Console) -> None:
     """Say what was drawn."""
-    shown = "without" if draw.hidden else "with"
+    shown = "without" if sample.hidden else "with"
     console.print(
-        f"Draw {draw.number}: {draw.count} of the {len(draw)} surest open images are audits, in random "
-        f"order. About {percent(draw.share)} of what people see are audits, {shown} their suggestions, until "
-        f"they are done.\nTarget: at most {wanted(draw.target)}, with "
-        f"{percent(draw.target.confidence)} confidence. It and the suggestions of generation "
-        f"{draw.generation} are fixed from now on.\n"
+        f"Audit sample {sample.number}: {sample.count} of the {len(sample)} surest open images are audits, "
+        f"in random order. About {percent(sample.share)} of what people see are audits, "
+        f"{shown} their suggestions, until they are done.\nTarget: at most {wanted(sample.target)}, with "
+        f"{percent(sample.target.confidence)} confidence. It and the suggestions of generation "
+        f"{sample.generation} are fixed from now on.\n"
         f"Next: label as usual, and look at any time with rush certify --project {project}",
         highlight=False,
     )
-    if draw.count > len(draw) / 2:
+    if sample.count > len(sample) / 2:
         console.print(
             "[yellow]That is more than half of them:[/] the model is not good enough for much more yet, or "
             "there are few images. Label more first, or give a larger --error.",
@@ -50,9 +50,11 @@ def wanted(target: Target) -> str:
 
 
 def show_need(project: int, images: int, target: Target, console: Console) -> None:
-    """Say what a certificate would take where no audit was drawn yet."""
+    """Say what a certificate would take where no audit sample was drawn yet."""
     error, confidence = target.error, target.confidence
-    console.print(f"No audits were drawn in project {project} yet, so nothing is certified.", highlight=False)
+    console.print(
+        f"No audit sample was drawn in project {project} yet, so nothing is certified.", highlight=False
+    )
     for size, name in ((images, f"all {images} open images"), (images // 2, "the surer half of them")):
         flawless = audits_needed(target, 0.0, size) if size else None
         typical = audits_needed(target, error / 4, size) if size else None
@@ -70,42 +72,42 @@ def show_need(project: int, images: int, target: Target, console: Console) -> No
     )
 
 
-def check_target(draw: Draw, error: float | None, confidence: float | None) -> None:
-    """Refuse another target than that of the draw: chosen after answers were seen it would mean nothing."""
+def check_target(sample: AuditSample, error: float | None, confidence: float | None) -> None:
+    """Refuse another target than the audit sample's: chosen after answers were seen it would mean nothing."""
     for name, wanted, fixed in (
-        ("error", error, draw.target.error),
-        ("confidence", confidence, draw.target.confidence),
+        ("error", error, sample.target.error),
+        ("confidence", confidence, sample.target.confidence),
     ):
         if wanted is not None and wanted != fixed:
             raise BadRequest(
-                f"--{name} {wanted:g} is not what draw {draw.number} was made for ({fixed:g}).",
+                f"--{name} {wanted:g} is not what audit sample {sample.number} was made for ({fixed:g}).",
                 "A target that is chosen after answers were seen is no guarantee. Leave it out, or draw anew "
                 "with rush audit.",
             )
 
 
-def show_standing(found: Standing, project: int, human_error: float, console: Console) -> None:
+def show_status(found: CertificationStatus, project: int, human_error: float, console: Console) -> None:
     """Say what may be taken over now, or what is lacking and how long that takes."""
 
     def say(text: str) -> None:
         console.print(text, highlight=False)
 
-    draw, target, tested = found.draw, found.draw.target, found.accepted
+    sample, target, tested = found.sample, found.sample.target, found.accepted
     say(
-        f"Draw {draw.number} of {draw.made}: {found.audited} audits answered in order, {found.waiting} of "
-        f"{draw.count} waiting. Target: at most {wanted(target)}, with {percent(target.confidence)} "
-        "confidence."
+        f"Audit sample {sample.number} of {sample.made}: {found.audited} audits answered in order, "
+        f"{found.waiting} of {sample.count} waiting. Target: at most {wanted(target)}, "
+        f"with {percent(target.confidence)} confidence."
     )
     if tested is not None:
         say(
             f"[green]{len(found.rest)} images can be taken over now[/]: those with confidence "
-            f"{tested.rung.threshold:.3f} or more that nobody has labelled. With "
+            f"{tested.threshold.confidence:.3f} or more that nobody has labelled. With "
             f"{percent(target.confidence)} confidence at most {found.wrong} of them get a wrong "
-            f"label ({percent(found.bound)}). All {tested.rung.size} such images together hold "
-            f"at most {tested.rung.tolerated} wrong suggestions; {tested.wrong} of the {tested.audited} "
+            f"label ({percent(found.bound)}). All {tested.threshold.size} such images together hold "
+            f"at most {tested.threshold.tolerated} wrong suggestions; {tested.wrong} of the {tested.audited} "
             "audits among them were wrong."
         )
-        if found.bound > target.rate(tested.rung.size):
+        if found.bound > target.rate(tested.threshold.size):
             say(
                 "[yellow]The rest's own bound is above that of the set[/], since people have "
                 "labelled images of that set. For a tighter one draw anew from what is left."
@@ -120,43 +122,47 @@ def show_standing(found: Standing, project: int, human_error: float, console: Co
             "[yellow]People have found more wrong suggestions in the certified images than there may be:[/] "
             f"this certificate is one of the {percent(1 - target.confidence)} that fail, or answers changed."
         )
-        say(f"Draw anew from what is left: {_anew(draw, project)}")
+        say(f"Draw anew from what is left: {_anew(sample, project)}")
         return
     else:
         say("[yellow]Nothing can be taken over yet.[/]")
     _show_more(found, project, say)
 
 
-def _anew(draw: Draw, project: int) -> str:
+def _anew(sample: AuditSample, project: int) -> str:
     """The command that draws for the same target again."""
-    of_all = " --of-all" if draw.target.of else ""
-    return f"rush audit --project {project} --error {draw.target.error:g}{of_all}"
+    of_all = " --of-all" if sample.target.of else ""
+    return f"rush audit --project {project} --error {sample.target.error:g}{of_all}"
 
 
-def _show_more(found: Standing, project: int, say: Callable[[str], None]) -> None:
-    draw, failed, aim = found.draw, found.certificate.failed, found.aim
+def _show_more(found: CertificationStatus, project: int, say: Callable[[str], None]) -> None:
+    sample, failed, next_target = found.sample, found.certificate.failed, found.next_target
     if failed is None:
-        say("Every image of the draw is certified.")
+        say("Every image of the audit sample is certified.")
         return
-    if aim is None:
-        what, so_far = _set(failed.rung, failed.audited, failed.wrong)
+    if next_target is None:
+        what, so_far = _set(failed.threshold, failed.audited, failed.wrong)
         say(
             f"More audits won't certify {what} ({so_far}): label more, wait for the next generation, then "
-            f"draw anew: {_anew(draw, project)}"
+            f"draw anew: {_anew(sample, project)}"
         )
         return
-    what, so_far = _set(aim.rung, aim.audited, aim.wrong)
-    lacking = max(0, aim.more - found.waiting)
-    time = f", about {duration(aim.more / draw.share * found.seconds)} of labelling" if found.seconds else ""
-    say(f"For {what} it takes about {aim.more} more audits{time} ({so_far}).")
+    what, so_far = _set(next_target.threshold, next_target.audited, next_target.wrong)
+    lacking = max(0, next_target.more - found.waiting)
+    time = (
+        f", about {duration(next_target.more / sample.share * found.seconds)} of labelling"
+        if found.seconds
+        else ""
+    )
+    say(f"For {what} it takes about {next_target.more} more audits{time} ({so_far}).")
     if lacking:
         say(f"{lacking} of them are not asked for yet: rush audit --project {project} --more {lacking}")
 
 
-def _set(rung: Rung, audited: int, wrong: int) -> tuple[str, str]:
+def _set(threshold: Threshold, audited: int, wrong: int) -> tuple[str, str]:
     """What a set is, and what its audits say so far."""
     return (
-        f"the {rung.size} images with confidence {rung.threshold:.3f} or more",
+        f"the {threshold.size} images with confidence {threshold.confidence:.3f} or more",
         f"{wrong} of {audited} audits among them wrong so far",
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import click
 from rich.console import Console
 
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.cli.progress import stages
 from ml_backend.domain.errors import BadRequest
 
@@ -23,10 +23,10 @@ console = Console(stderr=True)
 @click.option("--surest", type=float, help="Share of the open images to draw from, the surest ones first.")
 @click.option("--share", default=0.5, show_default=True, help="Share of what people see that are audits.")
 @click.option("--hide-suggestions", is_flag=True, help="Show audits without a suggestion, which may sway.")
-@click.option("--more", type=int, help="Ask for this many more audits of the current draw instead.")
+@click.option("--more", type=int, help="Ask for this many more audits of the current audit sample instead.")
 @click.pass_obj
 def audit(
-    parts_of: Callable[[], Parts],
+    container_of: Callable[[], Container],
     project: int,
     error: float,
     of_all: bool,
@@ -38,16 +38,16 @@ def audit(
     more: int | None,
 ) -> None:
     """Mix randomly drawn audits into the queue; what the model says of all open images is frozen."""
-    from ml_backend.cli.certificate_text import show_draw, target_of
+    from ml_backend.cli.certificate_text import show_sample, target_of
     from ml_backend.operations import certification as run
 
-    parts = parts_of()
+    container = container_of()
     with console.status("Noting what the model says of every open image …"):
         if more is not None:
-            draw = run.more_audits(parts, project, more)
+            sample = run.more_audits(container, project, more)
         else:
-            draw = run.draw_audits(
-                parts,
+            sample = run.draw_audit_sample(
+                container,
                 project,
                 target_of(error, confidence),
                 count=count,
@@ -56,7 +56,7 @@ def audit(
                 hidden=hide_suggestions,
                 of_all=of_all,
             )
-    show_draw(draw, project, console)
+    show_sample(sample, project, console)
 
 
 @click.command()
@@ -75,7 +75,7 @@ def audit(
 @click.option("--revert", "back", is_flag=True, help="Delete all that --accept ever wrote.")
 @click.pass_obj
 def certify(
-    parts_of: Callable[[], Parts],
+    container_of: Callable[[], Container],
     project: int,
     error: float | None,
     confidence: float | None,
@@ -85,26 +85,26 @@ def certify(
     back: bool,
 ) -> None:
     """Say how many images the machine may label with a proven error bound, and let it."""
-    from ml_backend.cli.certificate_text import check_target, show_need, show_standing, target_of
+    from ml_backend.cli.certificate_text import check_target, show_need, show_status, target_of
     from ml_backend.operations import certification as run
 
-    parts = parts_of()
+    container = container_of()
     if take and back:
         raise BadRequest("--accept and --revert contradict each other.", "Give one of them.")
     if back:
         with stages(console) as progress:
-            annotations, predictions = run.revert(parts, project, progress)
+            annotations, predictions = run.revert(container, project, progress)
         console.print(f"{annotations} annotations and {predictions} predictions were taken back.")
         return
-    draw = run.current_draw(parts, project)
-    if draw is None:
+    sample = run.current_sample(container, project)
+    if sample is None:
         target = target_of(error or 0.01, confidence or 0.95)
-        show_need(project, run.open_images(parts, project), target, console)
+        show_need(project, run.open_images(container, project), target, console)
         return
-    check_target(draw, error, confidence)
+    check_target(sample, error, confidence)
     if not take:
-        show_standing(run.look(parts, project, draw, human_error), project, human_error, console)
+        show_status(run.look(container, project, sample, human_error), project, human_error, console)
         return
     with stages(console) as progress:
-        found, count = run.accept(parts, project, draw, kind, progress)
+        found, count = run.accept(container, project, sample, kind, progress)
     console.print(f"{count} of {len(found.rest)} certified images were written as {kind}.", highlight=False)

@@ -17,7 +17,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 import strategies
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.cli.certify import audit, certify
 from ml_backend.cli.progress import show_report, show_step, stages
 from ml_backend.cli.simulate import simulate
@@ -67,10 +67,10 @@ class Group(click.Group):
 @click.pass_context
 def main(context: click.Context) -> None:
     """Rush for Label Studio: suggests labels, orders the queue, learns while you label."""
-    context.obj = _parts
+    context.obj = _container
 
 
-def _parts(*, logs: bool = False) -> Parts:
+def _container(*, logs: bool = False) -> Container:
     settings = Settings.read()
     handler: logging.Handler = RichHandler(console=console, show_path=False, rich_tracebacks=False)
     if not sys.stderr.isatty():
@@ -80,7 +80,7 @@ def _parts(*, logs: bool = False) -> Parts:
     logging.basicConfig(level=level, handlers=[handler], format="%(message)s", force=True)
     for chatty in ("httpx", "httpcore", "rq.worker", "numba"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    return Parts(settings)
+    return Container(settings)
 
 
 project_option = click.option("--project", type=int, required=True, help="Id of the Label Studio project.")
@@ -91,7 +91,7 @@ def serve() -> None:
     """Run the backend that Label Studio calls."""
     from ml_backend.web.server import serve as run
 
-    run(_parts(logs=True).settings)
+    run(_container(logs=True).settings)
 
 
 @main.command()
@@ -106,7 +106,7 @@ def worker(only: str | None) -> None:
     from ml_backend.adapters.redis.jobs import FAST, SIMULATED, SLOW, run_worker
 
     queues = {"fast": (FAST,), "slow": (SLOW,), "simulate": (SIMULATED,), None: (FAST, SLOW)}[only]
-    url = _parts(logs=True).redis_url
+    url = _container(logs=True).redis_url
     os.nice(NICE)
     if SLOW in queues:
         jobs.warm()
@@ -117,12 +117,12 @@ def worker(only: str | None) -> None:
 def start() -> None:
     """Run Redis, backend and worker together until Ctrl+C: all that one machine needs."""
     from ml_backend.adapters.processes.local_rush import LocalRush
-    from ml_backend.web.server import check_door
+    from ml_backend.web.server import require_auth_if_public
 
-    parts = _parts(logs=True)
-    check_door(parts.settings)
-    with LocalRush(parts.settings, console.print) as running:
-        console.print(f"Rush answers on [bold]{parts.settings.backend_url}[/]. Ctrl+C stops it.")
+    container = _container(logs=True)
+    require_auth_if_public(container.settings)
+    with LocalRush(container.settings, console.print) as running:
+        console.print(f"Rush answers on [bold]{container.settings.backend_url}[/]. Ctrl+C stops it.")
         _wait(running)
 
 
@@ -154,7 +154,7 @@ def connect(project: int | None, title: str | None, label_config: Path) -> None:
     if (project is None) == (title is None):
         raise BadRequest("Say which project.", "Use --project ID or --create TITLE, one of them.")
     config = label_config.read_text() if title else ""
-    number = run(_parts(), project, title or "", config, partial(show_step, console=console))
+    number = run(_container(), project, title or "", config, partial(show_step, console=console))
     console.print(f"Project {number} is connected.")
 
 
@@ -166,7 +166,7 @@ def import_(project: int, source: Path) -> None:
     from ml_backend.operations.projects import import_images
 
     with stages(console) as progress:
-        report = import_images(_parts(), project, source, progress)
+        report = import_images(_container(), project, source, progress)
     show_report(report, console)
 
 
@@ -176,7 +176,7 @@ def doctor(project: int) -> None:
     """Check a connected project from end to end and print the fix of everything that is broken."""
     from ml_backend.operations.projects import doctor as run
 
-    findings = run(_parts(), project, _show_finding)
+    findings = run(_container(), project, _show_finding)
     broken = [finding for finding in findings if finding.ok is False and not finding.warning]
     console.print(f"{len(findings)} checks, {len(broken)} broken." if broken else "All is well.")
     sys.exit(1 if broken else 0)
@@ -198,7 +198,7 @@ def status() -> None:
     """Show where every project of the running backend stands."""
     from ml_backend.operations.projects import status as run
 
-    for row in run(_parts()):
+    for row in run(_container()):
         console.print_json(data=row)
 
 
@@ -208,9 +208,9 @@ def sync(project: int) -> None:
     """Rebuild Rush's state of a project from Label Studio."""
     from ml_backend import jobs
 
-    parts = _parts(logs=True)
+    container = _container(logs=True)
     with console.status("Reading the project from Label Studio …"):
-        jobs.sync(parts.ref(project))
+        jobs.sync(container.ref(project))
     console.print(f"Project {project} is in step with Label Studio.")
 
 
@@ -219,11 +219,11 @@ def sync(project: int) -> None:
 @click.option("--full", is_flag=True, help="Fine-tune the backbone too: minutes on a GPU, hours without.")
 def train(project: int, full: bool) -> None:
     """Ask a worker to learn from all labels now."""
-    parts = _parts()
+    container = _container()
     if full:
-        parts.jobs.enqueue("finetune", parts.ref(project))
+        container.jobs.enqueue("finetune", container.ref(project))
     else:
-        parts.jobs.enqueue("train", parts.ref(project), force=True)
+        container.jobs.enqueue("train", container.ref(project), force=True)
     console.print("Training is queued; rush status shows the generation it ends in.")
 
 
@@ -234,11 +234,13 @@ def strategy(project: int, name: str | None) -> None:
     """Show or switch the order of a project's queue, while people label."""
     from ml_backend.operations.projects import choose_strategy
 
-    parts = _parts()
+    container = _container()
     if name is None:
-        console.print(parts.state.options(parts.ref(project)).get("strategy") or parts.settings.strategy)
+        console.print(
+            container.state.options(container.ref(project)).get("strategy") or container.settings.strategy
+        )
         return
-    choose_strategy(parts, project, name)
+    choose_strategy(container, project, name)
     console.print(f"Project {project} is ordered by {name} from the next submit on.")
 
 
@@ -270,7 +272,7 @@ def demo(data: Path | None, folder: Path, port: int, attach: Path | None) -> Non
     from ml_backend.operations import demo as run
 
     if attach is not None:
-        run.attach(_parts(logs=True), attach, console)
+        run.attach(_container(logs=True), attach, console)
     else:
         run.demo(data, folder, console, port)
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.cli.progress import stages
 from ml_backend.domain.errors import BadRequest, NotReady
 from ml_backend.domain.model import Annotation
@@ -49,7 +49,7 @@ NAMED = 10
 @click.option("--train-labels", type=click.IntRange(1), default=20, show_default=True)
 @click.pass_obj
 def simulate(
-    parts: Callable[[], Parts],
+    container: Callable[[], Container],
     /,
     data: tuple[Path, ...],
     project: int | None,
@@ -73,13 +73,13 @@ def simulate(
     names = parse(f"all({strategy})")[1]  # commas inside brackets separate no names
     out.mkdir(parents=True, exist_ok=True)
     with stages(console) as progress:
-        sets = [preparing.prepare(path, out, parts(), progress) for path in data]
+        sets = [preparing.prepare(path, out, container(), progress) for path in data]
         annotations: list[Annotation] = []
         if project is not None:
-            prepared, annotations = preparing.of_project(project, out, parts())
+            prepared, annotations = preparing.of_project(project, out, container())
             sets.append(prepared)
         left_out = [line for prepared in sets for line in prepared.left_out]
-        given = Options(**options, cost=_cost(cost, project, parts))
+        given = Options(**options, cost=_cost(cost, project, container))
         if redis_url:
             from ml_backend.adapters.redis.simulated_runs import on_workers
 
@@ -100,20 +100,20 @@ def simulate(
     console.print(f"Written to {out}: runs.json, summary.csv, summary.md and pictures.")
 
 
-def _cost(given: str | None, project: int | None, parts: Callable[[], Parts]) -> str:
+def _cost(given: str | None, project: int | None, container: Callable[[], Container]) -> str:
     """The value of ``Options.cost``; says what it is where nobody chose it."""
     from ml_backend.simulation.data import fitted_cost
     from ml_backend.simulation.runner import fitted
 
     if given is None and project is not None:
         try:
-            return _cost(f"project:{project}", project, parts)
+            return _cost(f"project:{project}", project, container)
         except NotReady as error:
             console.print(f"{error.message} The published cost is used.", highlight=False)
     given = given or "published"
     kind, _, number = given.partition(":")
     if kind == "project" and number.isdigit():
-        answers = fitted_cost(int(number), parts())
+        answers = fitted_cost(int(number), container())
         if known := fitted(answers).calibration:
             console.print(
                 f"Cost learnt from {known.answers} answers ({known.idle} pauses left out): "

@@ -1,4 +1,4 @@
-"""A draw: the frame of a certificate, frozen before anybody was asked, in the random order of its audits."""
+"""The frame of a certificate, frozen before anybody was asked, in the random order of its audits."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ ARRAYS = ("tasks", "suggested", "confidences")
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class AuditSample:
     """Suggestions and confidences of the surest tasks that were open at one moment, in random order.
 
-    The first ``count`` tasks are the audits. ``planned`` is their number when the draw was made, which fixes
-    the order of testing; more may be asked for later, the next ones in the same order. ``share`` of what
-    people are served are audits, ``hidden``: without their suggestion. Target, suggestions and order never
-    change: a certificate is about them, whatever the model has learnt since.
+    The first ``count`` tasks are the audits. ``planned`` is their number when it was made, which fixes the
+    order of testing; more may be asked for later, the next ones in the same order. ``share`` of what people
+    are served are audits, ``hidden``: without their suggestion. Target, suggestions and order never change: a
+    certificate is about them, whatever the model has learnt since.
     """
 
     number: int
@@ -45,7 +45,7 @@ class Draw:
 
     @property
     def certificate(self) -> str:
-        """A name that no other draw has, also where numbers begin anew because our files were lost."""
+        """A name that no other sample has, also where numbers begin anew because our files were lost."""
         return f"{self.number}.{self.seed % 16**6:06x}"
 
     @property
@@ -79,8 +79,8 @@ class Draw:
         return {name: getattr(self, name) for name in ARRAYS}
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> Draw:
-        """The draw that ``facts`` and ``arrays`` came from."""
+    def of(cls, facts: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> AuditSample:
+        """The audit sample that ``facts`` and ``arrays`` came from."""
         labels = tuple(tuple(each) for each in facts["answers"])
         rest: dict[str, Any] = {**facts, **{name: arrays[name] for name in ARRAYS}}
         return cls(**{**rest, "target": Target(*facts["target"]), "answers": labels})

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ml_backend.domain.model import Annotation, LabelState, TaskId
 
 
-def settle(annotations: Iterable[Annotation]) -> tuple[LabelState, tuple[str, ...]]:
+def resolve_label(annotations: Iterable[Annotation]) -> tuple[LabelState, tuple[str, ...]]:
     """One task's state and labels: people's newest answer counts, then the machine's, then a skip.
 
     What the machine answered is no label: nothing may learn from it.
@@ -21,9 +21,9 @@ def settle(annotations: Iterable[Annotation]) -> tuple[LabelState, tuple[str, ..
     return (LabelState.SKIPPED if found else LabelState.OPEN), ()
 
 
-def settle_all(annotations: Iterable[Annotation]) -> dict[TaskId, tuple[LabelState, tuple[str, ...]]]:
+def resolve_labels(annotations: Iterable[Annotation]) -> dict[TaskId, tuple[LabelState, tuple[str, ...]]]:
     """State and labels of every task that has an annotation."""
     by_task: dict[TaskId, list[Annotation]] = {}
     for annotation in annotations:
         by_task.setdefault(annotation.task, []).append(annotation)
-    return {task: settle(found) for task, found in by_task.items()}
+    return {task: resolve_label(found) for task, found in by_task.items()}

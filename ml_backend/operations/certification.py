@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from ml_backend.bootstrap import Parts
-from ml_backend.domain.audit_sample import Draw
+from ml_backend.bootstrap import Container
+from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import NotReady
 from ml_backend.domain.label_config import parse_label_config
-from ml_backend.domain.labels import settle_all
+from ml_backend.domain.labels import resolve_labels
 from ml_backend.domain.model import Annotation, LabelState, TaskId
 from ml_backend.services.certification import accept as accepting
 from ml_backend.services.certification import audit_sample as auditing
 from ml_backend.services.certification.accept import Progress
-from ml_backend.services.certification.certificate import Standing, standing
+from ml_backend.services.certification.certificate import CertificationStatus, certification_status
 from strategies.audits.target import Target
 
 
-def draw_audits(
-    parts: Parts,
+def draw_audit_sample(
+    container: Container,
     project: int,
     target: Target,
     *,
@@ -25,14 +25,14 @@ def draw_audits(
     share: float = auditing.SHARE,
     hidden: bool = False,
     of_all: bool = False,
-) -> Draw:
+) -> AuditSample:
     """Draw audits from the open images and mix them into the queue."""
-    ref = parts.ref(project)
-    return auditing.make_draw(
+    ref = container.ref(project)
+    return auditing.draw_sample(
         ref,
-        parts.state,
-        parts.artifacts,
-        parts.features(parts.feature_set(ref)),
+        container.state,
+        container.artifacts,
+        container.features(container.feature_set(ref)),
         target,
         count=count,
         surest=surest,
@@ -42,65 +42,71 @@ def draw_audits(
     )
 
 
-def more_audits(parts: Parts, project: int, more: int) -> Draw:
-    """Ask for the next audits of the current draw."""
-    return auditing.ask_more(parts.ref(project), parts.state, parts.artifacts, more)
+def more_audits(container: Container, project: int, more: int) -> AuditSample:
+    """Ask for the next audits of the current audit sample."""
+    return auditing.ask_more(container.ref(project), container.state, container.artifacts, more)
 
 
-def current_draw(parts: Parts, project: int) -> Draw | None:
-    """The draw that certificates are about, if there is one."""
-    return parts.artifacts.draw(parts.ref(project))
+def current_sample(container: Container, project: int) -> AuditSample | None:
+    """The audit sample that certificates are about, if there is one."""
+    return container.artifacts.audit_sample(container.ref(project))
 
 
-def open_images(parts: Parts, project: int) -> int:
+def open_images(container: Container, project: int) -> int:
     """How many tasks nobody has answered."""
-    ref = parts.ref(project)
+    ref = container.ref(project)
     answered = {
         task
-        for task, (state, _) in settle_all(parts.state.annotations(ref)).items()
+        for task, (state, _) in resolve_labels(container.state.annotations(ref)).items()
         if state is not LabelState.OPEN
     }
-    return len(parts.state.tasks(ref).keys() - answered)
+    return len(container.state.tasks(ref).keys() - answered)
 
 
-def look(parts: Parts, project: int, draw: Draw, human_error: float = 0.0) -> Standing:
-    """Where the draw stands by what Rush knows."""
-    ref = parts.ref(project)
-    return standing(draw, parts.state.tasks(ref), parts.state.annotations(ref), human_error)
+def look(
+    container: Container, project: int, sample: AuditSample, human_error: float = 0.0
+) -> CertificationStatus:
+    """Where the audit sample stands by what Rush knows."""
+    ref = container.ref(project)
+    return certification_status(
+        sample, container.state.tasks(ref), container.state.annotations(ref), human_error
+    )
 
 
-def accept(parts: Parts, project: int, draw: Draw, kind: str, progress: Progress) -> tuple[Standing, int]:
+def accept(
+    container: Container, project: int, sample: AuditSample, kind: str, progress: Progress
+) -> tuple[CertificationStatus, int]:
     """Take the certified rest over as ``predictions`` or ``annotations``; returns how many were new.
 
     Label Studio is read anew and decides. NotReady where nothing is certified.
     """
-    ref, studio = parts.ref(project), parts.studio
+    ref, studio = container.ref(project), container.studio
     spec = parse_label_config(str(studio.project(project).get("label_config", "")))
-    total = len(parts.state.tasks(ref))
+    total = len(container.state.tasks(ref))
     tasks: list[TaskId] = []
     annotations: list[Annotation] = []
     for record in studio.records(project):
         tasks.append(record.task.id)
         annotations += record.annotations
         progress("reading", len(tasks), max(total, len(tasks)))
-    found = standing(draw, tasks, annotations)
+    found = certification_status(sample, tasks, annotations)
     if found.accepted is None or not len(found.rest):
         raise NotReady(
             "Nothing can be taken over now.", f"What is lacking says: rush certify --project {project}"
         )
     certified = [found.suggestion(int(position)) for position in found.rest]
-    count = accepting.accept_predictions(ref, studio, spec, certified, draw.certificate, progress)
+    count = accepting.accept_predictions(ref, studio, spec, certified, sample.certificate, progress)
     if kind == "annotations":
         only = [task for task, _ in certified]
-        count = accepting.accept_annotations(ref, studio, only, draw.certificate, progress)
-        parts.jobs.enqueue("sync", ref)  # should a webhook have got lost
+        count = accepting.accept_annotations(ref, studio, only, sample.certificate, progress)
+        container.jobs.enqueue("sync", ref)  # should a webhook have got lost
     return found, count
 
 
-def revert(parts: Parts, project: int, progress: Progress) -> tuple[int, int]:
+def revert(container: Container, project: int, progress: Progress) -> tuple[int, int]:
     """Take back all that was ever taken over; returns how many annotations and predictions."""
-    ref = parts.ref(project)
-    counts = accepting.revert(ref, parts.studio, progress)
+    ref = container.ref(project)
+    counts = accepting.revert(ref, container.studio, progress)
     if counts[0]:
-        parts.jobs.enqueue("sync", ref)
+        container.jobs.enqueue("sync", ref)
     return counts

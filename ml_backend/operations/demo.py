@@ -19,7 +19,7 @@ from rich.panel import Panel
 from ml_backend.adapters.processes.child import ServerError, free_port, port_is_free
 from ml_backend.adapters.processes.local_rush import LocalRush
 from ml_backend.adapters.processes.servers import LocalLabelStudio
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.cli.progress import show_report, show_step, stages
 from ml_backend.domain.errors import BadRequest, NotFound
 from ml_backend.domain.label_config import choices_config
@@ -73,11 +73,11 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = PORT) ->
         try:
             studio.start(console.print)
             rush = running.enter_context(LocalRush(settings, console.print))
-            parts = Parts(rush.settings.model_copy(update={"redis_url": rush.redis_url}))
+            container = Container(rush.settings.model_copy(update={"redis_url": rush.redis_url}))
             kept |= {"port": port, "backend_port": backend_port}
-            project = _project(parts, images, data, kept, console)
+            project = _project(container, images, data, kept, console)
             note.write_text(json.dumps(kept))  # before the import: cut off, it goes on in the same project
-            _fill(parts, project, images, console)
+            _fill(container, project, images, console)
             console.print(_invitation(studio.url, project))
             while True:
                 time.sleep(0.5)
@@ -90,7 +90,7 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = PORT) ->
             )
 
 
-def attach(parts: Parts, folder: Path, console: Console) -> int:
+def attach(container: Container, folder: Path, console: Console) -> int:
     """Connect a project of handwritten digits in a Label Studio that runs; returns its id.
 
     The pictures are written to ``folder`` where it is empty. Run again it finds all of it there.
@@ -101,8 +101,8 @@ def attach(parts: Parts, folder: Path, console: Console) -> int:
         write_digits(folder)
     title = _title("handwritten digits", ())
     config = _label_config(folder)
-    project = connect(parts, None, title, config, lambda step: show_step(step, console))
-    _fill(parts, project, folder, console)
+    project = connect(container, None, title, config, lambda step: show_step(step, console))
+    _fill(container, project, folder, console)
     return project
 
 
@@ -113,12 +113,14 @@ def _interrupt_once(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _project(parts: Parts, images: Path, data: Path | None, kept: dict[str, Any], console: Console) -> int:
+def _project(
+    container: Container, images: Path, data: Path | None, kept: dict[str, Any], console: Console
+) -> int:
     """The project of this folder of images: the one of the last run, or a new one, connected."""
     projects: dict[str, dict[str, Any]] = kept.setdefault("projects", {})
     mine = projects.get(str(images))
-    if mine is not None and _exists(parts, mine["id"]):
-        return connect(parts, mine["id"], progress=lambda step: show_step(step, console))
+    if mine is not None and _exists(container, mine["id"]):
+        return connect(container, mine["id"], progress=lambda step: show_step(step, console))
     others = {row["title"] for folder, row in projects.items() if folder != str(images)}
     title = _title(data.resolve().name if data else "handwritten digits", others)
     if data and len(_classes(images)) < 2:
@@ -127,22 +129,22 @@ def _project(parts: Parts, images: Path, data: Path | None, kept: dict[str, Any]
             "label_config.xml. Set your own under Settings → Labeling Interface."
         )
     number = connect(
-        parts, None, title, _label_config(images if data else None), lambda step: show_step(step, console)
+        container, None, title, _label_config(images if data else None), lambda step: show_step(step, console)
     )
     projects[str(images)] = {"id": number, "title": title}
     return number
 
 
-def _fill(parts: Parts, project: int, images: Path, console: Console) -> None:
+def _fill(container: Container, project: int, images: Path, console: Console) -> None:
     """Import what is new, and wait until the queue has something to serve."""
     with stages(console) as progress:
-        report = import_images(parts, project, images, progress)
+        report = import_images(container, project, images, progress)
     show_report(report, console)
-    ref = parts.ref(project)
-    open_tasks = len(parts.state.tasks(ref)) - len({row.task for row in parts.state.annotations(ref)})
+    ref = container.ref(project)
+    open_tasks = len(container.state.tasks(ref)) - len({row.task for row in container.state.annotations(ref)})
     end = time.monotonic() + 60
     with console.status("Filling the queue …"):
-        while len(parts.state.window(ref)) < min(5, open_tasks) and time.monotonic() < end:
+        while len(container.state.window(ref)) < min(5, open_tasks) and time.monotonic() < end:
             time.sleep(0.3)
 
 
@@ -155,9 +157,9 @@ def _title(name: str, taken: Collection[str]) -> str:
     raise BadRequest(f"There are 1000 projects called {name!r}.", "Choose another folder: --dir FOLDER")
 
 
-def _exists(parts: Parts, project: int) -> bool:
+def _exists(container: Container, project: int) -> bool:
     try:
-        parts.studio.project(project)
+        container.studio.project(project)
     except NotFound:
         return False
     return True

@@ -9,7 +9,7 @@ from typing import Any
 import strategies
 from ml_backend.adapters.processes.backend_client import backend_status
 from ml_backend.adapters.redis.jobs import missing_workers
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.jobs import learner
@@ -22,7 +22,7 @@ from ml_backend.services.datasets.sources import read_source
 
 
 def connect(
-    parts: Parts,
+    container: Container,
     project: int | None = None,
     title: str = "",
     label_config: str = "",
@@ -30,71 +30,71 @@ def connect(
 ) -> int:
     """Connect a project by id, or by title (made where there is none); returns its id."""
     if project is None:
-        project, step = connecting.find_or_create(parts.studio, title, label_config)
+        project, step = connecting.find_or_create(container.studio, title, label_config)
         progress(step)
     connecting.connect(
-        parts.ref(project),
-        parts.studio,
-        parts.state,
-        parts.settings,
+        container.ref(project),
+        container.studio,
+        container.state,
+        container.settings,
         label_config=label_config,
         progress=progress,
     )
     return project
 
 
-def choose_strategy(parts: Parts, project: int, name: str) -> None:
+def choose_strategy(container: Container, project: int, name: str) -> None:
     """Switch a project's strategy for everybody; BadRequest lists what there is."""
     try:
         strategies.get(name)
     except strategies.UnknownStrategy as error:
         raise BadRequest(str(error)) from None
-    ref = parts.ref(project)
-    parts.state.set_options(ref, strategy=name)
-    parts.state.publish(ref, "strategy")
+    ref = container.ref(project)
+    container.state.set_options(ref, strategy=name)
+    container.state.publish(ref, "strategy")
 
 
 def import_images(
-    parts: Parts, project: int, source: Path, progress: Progress = lambda stage, done, total: None
+    container: Container, project: int, source: Path, progress: Progress = lambda stage, done, total: None
 ) -> ImportReport:
     """Import the images of a folder, .json or .csv file; run again it imports what is new."""
-    ref = parts.ref(project)
-    config = str(parts.studio.project(project).get("label_config", ""))
+    ref = container.ref(project)
+    config = str(container.studio.project(project).get("label_config", ""))
     spec = parse_label_config(config)
-    parts.state.set_options(ref, label_config=config)
-    feature_set = parts.feature_set(ref)
+    container.state.set_options(ref, label_config=config)
+    feature_set = container.feature_set(ref)
     importer = Importer(
         ref,
         spec,
-        parts.settings,
-        parts.studio,
-        parts.sink,
-        parts.state,
-        parts.features(feature_set),
-        learner(parts, ref),
-        lambda: parts.embedder(feature_set),
+        container.settings,
+        container.studio,
+        container.sink,
+        container.state,
+        container.features(feature_set),
+        learner(container, ref),
+        lambda: container.embedder(feature_set),
         progress,
     )
     return importer.run(read_source(source, spec.image_key))
 
 
 def doctor(
-    parts: Parts, project: int, progress: Callable[[Finding], None] = lambda finding: None
+    container: Container, project: int, progress: Callable[[Finding], None] = lambda finding: None
 ) -> list[Finding]:
     """Check a connected project; each finding is told as soon as it is made."""
     return examine(
-        parts.ref(project),
-        parts.studio,
-        parts.state,
-        parts.settings,
-        workers=lambda: missing_workers(parts.redis_url),
+        container.ref(project),
+        container.studio,
+        container.state,
+        container.settings,
+        workers=lambda: missing_workers(container.redis_url),
         progress=progress,
     )
 
 
-def status(parts: Parts) -> list[dict[str, Any]]:
+def status(container: Container) -> list[dict[str, Any]]:
     """What the running backend says of its projects; NotReady where none runs."""
-    settings = parts.settings
+    settings = container.settings
     auth = (settings.basic_auth_user, settings.basic_auth_password.get_secret_value())
     token = settings.token.get_secret_value()
     return backend_status(settings.backend_url, auth if settings.basic_auth_user else None, token)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from ml_backend import wire
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.domain.errors import BadRequest, NotReady, RushError
 from ml_backend.domain.generation import Array
 from ml_backend.domain.label_config import parse_label_config
-from ml_backend.domain.labels import settle, settle_all
+from ml_backend.domain.labels import resolve_label, resolve_labels
 from ml_backend.domain.model import Annotation, LabelState
 from ml_backend.services.datasets.sources import SourceItem, read_source
 from ml_backend.services.queue.pace import LEAST_TIMED, timed_answers
@@ -37,13 +37,13 @@ class Prepared:
     left_out: list[str] = field(default_factory=list)
 
 
-def prepare(source: Path, out: Path, parts: Parts, progress: Progress) -> Prepared:
+def prepare(source: Path, out: Path, container: Container, progress: Progress) -> Prepared:
     """Embed a data set with the product's own network; kept in ``out`` and not computed again.
 
     ``source``: an npz with ``features`` or ``images``, and ``labels``; a folder with a sub-folder per class;
     or an export of Label Studio (JSON, JSON-MIN). BadRequest names what is missing.
     """
-    path = out / "features" / f"{source.stem}-{_digest(source, parts.settings)}.npz"
+    path = out / "features" / f"{source.stem}-{_digest(source, container.settings)}.npz"
     if source.suffix == ".npz":
         with np.load(source) as found:
             if {"features", "labels"} <= set(found.files):
@@ -54,34 +54,34 @@ def prepare(source: Path, out: Path, parts: Parts, progress: Progress) -> Prepar
                 )
             pairs = list(zip(found["labels"].tolist(), found["images"], strict=True))
         files = ((str(label), str(n), _png(pixels)) for n, (label, pixels) in enumerate(pairs))
-        return _embedded(files, len(pairs), path, parts.settings, progress)
+        return _embedded(files, len(pairs), path, container.settings, progress)
     if source.is_dir():
         paths = [file for file in sorted(source.glob("*/*")) if file.is_file()]
         left_out: list[str] = []
         named = ((file.parent.name, str(file.relative_to(source)), file.read_bytes) for file in paths)
-        return _embedded(_read(named, left_out), len(paths), path, parts.settings, progress, left_out)
+        return _embedded(_read(named, left_out), len(paths), path, container.settings, progress, left_out)
     if source.suffix == ".json":
         left_out = []
-        rows = list(_export(source, parts, left_out))
-        return _embedded(_read(rows, left_out), len(rows), path, parts.settings, progress, left_out)
+        rows = list(_export(source, container, left_out))
+        return _embedded(_read(rows, left_out), len(rows), path, container.settings, progress, left_out)
     raise BadRequest(
         f"Can't simulate on {source}.", "Give an .npz, a folder with one per class, or an export (.json)."
     )
 
 
-def of_project(project: int, out: Path, parts: Parts) -> tuple[Prepared, list[Annotation]]:
+def of_project(project: int, out: Path, container: Container) -> tuple[Prepared, list[Annotation]]:
     """The labels of a live project and the features that Rush has of its images; nothing is written to it."""
-    ref = parts.ref(project)
-    config = str(parts.studio.project(project).get("label_config", ""))
+    ref = container.ref(project)
+    config = str(container.studio.project(project).get("label_config", ""))
     spec = parse_label_config(config)
     if spec.multiple:
         raise BadRequest(f"Project {project} is multiple choice.", "Simulations need one class per image.")
-    keys = parts.state.tasks(ref)
-    features = parts.features_of(None)  # a fine-tuned network has seen the labels that judge it here
-    annotations = [a for record in parts.studio.records(project) for a in record.annotations]
+    keys = container.state.tasks(ref)
+    features = container.features_of(None)  # a fine-tuned network has seen the labels that judge it here
+    annotations = [a for record in container.studio.records(project) for a in record.annotations]
     left_out: list[str] = []
     labels, wanted = [], []
-    for task, (state, said) in sorted(settle_all(annotations).items()):
+    for task, (state, said) in sorted(resolve_labels(annotations).items()):
         key = keys.get(task)
         chosen = [label for label in said if label in spec.classes]  # not those of other controls
         if state is not LabelState.LABELLED or len(chosen) != 1:
@@ -103,10 +103,10 @@ def of_project(project: int, out: Path, parts: Parts) -> tuple[Prepared, list[An
     return Prepared(path, left_out), annotations
 
 
-def fitted_cost(project: int, parts: Parts) -> str:
+def fitted_cost(project: int, container: Container) -> str:
     """The newest timed answers of a project, as ``Options.cost`` takes them; NotReady for too few."""
-    generation = parts.artifacts.generation(parts.ref(project))
-    annotations = [a for record in parts.studio.records(project) for a in record.annotations]
+    generation = container.artifacts.generation(container.ref(project))
+    annotations = [a for record in container.studio.records(project) for a in record.annotations]
     answers, seconds = timed_answers(annotations, {} if generation is None else generation.judged())
     if len(answers) < LEAST_TIMED:
         timed = sum(a.lead_time is not None for a in annotations)
@@ -182,7 +182,7 @@ def _digest(source: Path, settings: Settings) -> str:
 
 
 def _export(
-    source: Path, parts: Parts, left_out: list[str]
+    source: Path, container: Container, left_out: list[str]
 ) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
     """(class, name, reader) of the tasks of an export that people gave one label."""
     for item in read_source(source):
@@ -190,11 +190,11 @@ def _export(
         if item.problem or not label:
             left_out.append(f"{item.name}: {item.problem or 'people gave it no single label'}")
         else:
-            yield label, item.name, partial(_bytes_of, item, parts)
+            yield label, item.name, partial(_bytes_of, item, container)
 
 
-def _bytes_of(item: SourceItem, parts: Parts) -> bytes:
-    return item.path.read_bytes() if item.path else parts.studio.download(item.address)
+def _bytes_of(item: SourceItem, container: Container) -> bytes:
+    return item.path.read_bytes() if item.path else container.studio.download(item.address)
 
 
 def _label(task: Any) -> str:
@@ -203,7 +203,7 @@ def _label(task: Any) -> str:
         data = {**task, **(task.get("data") or {})}
         return next((str(data[key]) for key in LABEL_KEYS if isinstance(data.get(key), str | int)), "")
     bodies = [{"id": n, "task": 0, **body} for n, body in enumerate(annotations) if isinstance(body, dict)]
-    state, labels = settle(wire.annotation(body, _control(body)) for body in bodies)
+    state, labels = resolve_label(wire.annotation(body, _control(body)) for body in bodies)
     return labels[0] if state is LabelState.LABELLED and len(labels) == 1 else ""
 
 

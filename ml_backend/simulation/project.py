@@ -14,7 +14,7 @@ from ml_backend.domain.model import Annotation, AnnotationId, ProjectRef, TaskId
 from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
 from ml_backend.services.learning.rounds import Learner, PrincipalProjector
 from ml_backend.services.queue.suggest import suggest
-from ml_backend.services.serving.project import LOW, Backend, Project
+from ml_backend.services.serving.project import LOW, Project, ProjectPorts
 from ml_backend.settings import Settings
 from ml_backend.simulation.run import Options
 from strategies.simulate.replay import Labels
@@ -57,7 +57,7 @@ class MemoryProject:
         self.studio = memory.MemoryStudio()
         for row in held_out:
             self.studio.close_task(TaskId(int(row) + 1))
-        backend = Backend(
+        backend = ProjectPorts(
             Settings(_env_file=None, sync_seconds=0),
             self.state,
             self.artifacts,
@@ -86,13 +86,13 @@ class MemoryProject:
     def suggestion(self, row: int) -> tuple[int, float]:
         """What the prediction in Label Studio shows, which may be older than what is known now."""
         place = self.project.queue.window.places.get(TaskId(row + 1))
-        now = suggest(self.project.live, [self.project.live.row_of[TaskId(row + 1)]])[0]
+        now = suggest(self.project.pool, [self.project.pool.row_of[TaskId(row + 1)]])[0]
         shown = now.labels if place is None or place.labels is None else place.labels
         chance = dict(now.ranked).get(shown[0], 0.0) if shown else 0.0
         return (self._number[shown[0]] if shown else -1), chance
 
     def answer(self, row: int, label: int | None, annotator: int) -> None:
-        """Submit, then what the keeper and the worker do between submits."""
+        """Submit, then what the maintenance loop and the worker do between submits."""
         self.studio.close_task(TaskId(row + 1))
         if label is None:
             self.project.annotated(self._skip(row, annotator))
@@ -106,27 +106,27 @@ class MemoryProject:
         self._turns += 1
         due = label is not None and self._labels % self.options.train_labels == 0
         if due and self.learner.learn(REF).generation is not None:
-            self.project.happened("generation", {})
+            self.project.on_event("generation", {})
         self._keep()
 
     def _keep(self) -> None:
-        queue, live, studio = self.project.queue, self.project.live, cast(LabelStudio, self.studio)
-        if queue.stale(live) and self._turns % self.options.rank_every == 0:
-            queue.rank(live)
-        while len(queue.window.open(live)) < LOW * queue.size and queue.refill(live, studio):
+        queue, pool, studio = self.project.queue, self.project.pool, cast(LabelStudio, self.studio)
+        if queue.stale(pool) and self._turns % self.options.rank_every == 0:
+            queue.rank(pool)
+        while len(queue.window.open(pool)) < LOW * queue.size and queue.refill(pool, studio):
             pass
 
     def predict(self, rows: Labels) -> Labels:
         """The classes that would be suggested now."""
-        live = self.project.live
-        found = suggest(live, [live.row_of[TaskId(int(row) + 1)] for row in rows])
+        pool = self.project.pool
+        found = suggest(pool, [pool.row_of[TaskId(int(row) + 1)] for row in rows])
         return np.array([self._number[it.labels[0]] if it.labels else -1 for it in found])
 
     def distance(self, row: int, other: int) -> float:
         """1 − cosine in the space that serves chains."""
-        live = self.project.live
-        vectors = live.vectors(live.space)
-        a, b = (live.row_of[TaskId(n + 1)] for n in (row, other))
+        pool = self.project.pool
+        vectors = pool.vectors(pool.space)
+        a, b = (pool.row_of[TaskId(n + 1)] for n in (row, other))
         return float(1 - vectors[a] @ vectors[b])
 
     def _skip(self, row: int, annotator: int) -> Annotation:

@@ -26,7 +26,7 @@ VERSION = "0.1.0"
 
 
 def create_app(settings: Settings, projects: Projects) -> Flask:
-    """Build the Flask app over the projects; the caller starts and stops their keeper."""
+    """Build the Flask app over the projects; the caller starts and stops their maintenance loop."""
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = int(settings.max_body_mb * 1e6)
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -41,7 +41,7 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         if request.content_length is None and len(request.get_data()) >= app.config["MAX_CONTENT_LENGTH"]:
             raise RequestEntityTooLarge
 
-    def later(what: str, work: Callable[..., object], *given: Any) -> None:
+    def in_background(what: str, work: Callable[..., object], *given: Any) -> None:
         """Do what is too long for Label Studio's patience in a thread of its own."""
 
         def logged() -> None:
@@ -54,9 +54,9 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
             except Exception:
                 log.exception("%s failed", what)
 
-        projects.later.submit(logged)
+        projects.background.submit(logged)
 
-    elsewhere = list if projects.owners is None else forward.install(app, projects)
+    elsewhere = list if projects.leases is None else forward.install(app, projects)
 
     @app.get("/")
     @app.get("/health")
@@ -73,7 +73,7 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         body = parse(SetupJson, _json())
         number = project_id(body.project)
         if number is not None and projects.register(number, body.label_config):
-            later(f"project {number}: setup", projects.connect, number, body.label_config)
+            in_background(f"project {number}: setup", projects.connect, number, body.label_config)
         return jsonify(model_version=MODEL_VERSION)
 
     @app.post("/predict")
@@ -93,7 +93,7 @@ def create_app(settings: Settings, projects: Projects) -> Flask:
         imported = happened.tasks and not happened.annotations  # may be thousands
         if imported or happened.action == "PROJECT_UPDATED":
             what = f"project {project.ref.id}: {happened.action}"
-            later(what, handle, project, happened)
+            in_background(what, handle, project, happened)
         else:
             handle(project, happened)
         return jsonify(status="ok"), 200

@@ -9,9 +9,9 @@ from typing import Any
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.domain.errors import BadRequest
-from ml_backend.services.serving.project import Backend
+from ml_backend.services.serving.project import ProjectPorts
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app
@@ -20,12 +20,18 @@ THREADS = 8
 
 
 def open_projects(settings: Settings) -> Projects:
-    """Open the projects over all adapters of the web process; ``start`` begins to tend them."""
-    parts = Parts(settings)
-    backend = Backend(
-        settings, parts.state, parts.artifacts, parts.features_of, parts.jobs, parts.studio, parts.index
+    """Open the projects over all adapters of the web process; ``start`` begins their maintenance."""
+    container = Container(settings)
+    backend = ProjectPorts(
+        settings,
+        container.state,
+        container.artifacts,
+        container.features_of,
+        container.jobs,
+        container.studio,
+        container.index,
     )
-    return Projects(backend, parts.origin, parts.owners)
+    return Projects(backend, container.origin, container.leases)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
@@ -63,7 +69,7 @@ class Server(BaseApplication):  # type: ignore[misc]
         return create_app(self.settings, self.projects)
 
 
-def check_door(settings: Settings) -> None:
+def require_auth_if_public(settings: Settings) -> None:
     """BadRequest where the backend would listen beyond this machine and let anybody in."""
     try:
         local = ip_address(settings.host).is_loopback
@@ -86,6 +92,6 @@ def check_door(settings: Settings) -> None:
 
 
 def serve(settings: Settings) -> None:
-    """Run the web process until it is told to stop; BadRequest as ``check_door`` says."""
-    check_door(settings)
+    """Run the web process until it is told to stop; BadRequest as ``require_auth_if_public`` says."""
+    require_auth_if_public(settings)
     Server(settings).run()

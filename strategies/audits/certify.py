@@ -20,7 +20,7 @@ that order each at the full δ until the first that fails: fixed-sequence testin
 (Angelopoulos, Bates, Candès, Jordan & Lei 2021). To accept a set wrongly the first wrong one of the order
 must be accepted, which is one test: so the guarantee holds for all sets together, at any time, and nothing
 is paid for their number. Since the first failure ends it, the order starts where success is likeliest
-(``audit_plan.ladder``).
+(``plan.thresholds``).
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ MIXTURE = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rung:
-    """One set {confidence ≥ threshold} of the frame: its size, and how many may be wrong in it."""
+class Threshold:
+    """One set {item confidence ≥ ``confidence``} of the frame: its size, and how many may be wrong in it."""
 
-    threshold: float
+    confidence: float
     size: int
     tolerated: int
 
@@ -56,7 +56,7 @@ class Rung:
 class Tested:
     """What the audits say about one set; ``level`` is the chance of so much evidence were it too wrong."""
 
-    rung: Rung
+    threshold: Threshold
     audited: int
     wrong: int
     level: float
@@ -162,25 +162,25 @@ def audits_once(target: Target, expected_error: float, population: int) -> int |
     return None
 
 
-def certify(rungs: Sequence[Rung], confidences: Array, wrong: Array, target: Target) -> Certificate:
+def certify(sets: Sequence[Threshold], confidences: Array, wrong: Array, target: Target) -> Certificate:
     """Test the sets in their order and return the largest that the audits certify.
 
     ``confidences`` and ``wrong`` (n,) of the audits, in the random order in which they were drawn, without a
     gap. With probability at least ``target.confidence``, at no time during the audits does the accepted set
-    hold more than ``Rung.tolerated`` wrong suggestions. What was certified once stays so.
+    hold more than ``Threshold.tolerated`` wrong suggestions. What was certified once stays so.
     """
     confidences, wrong = np.asarray(confidences), np.asarray(wrong, bool)
     if confidences.shape != wrong.shape:
         raise StrategyError(f"{len(confidences)} confidences and {len(wrong)} answers don't belong together.")
     tested: list[Tested] = []
     accepted: Tested | None = None
-    for rung in rungs:
-        mine = wrong[confidences >= rung.threshold]
-        if len(mine) > rung.size:
-            raise StrategyError(f"{len(mine)} audits in a set of {rung.size} items.")
+    for threshold in sets:
+        mine = wrong[confidences >= threshold.confidence]
+        if len(mine) > threshold.size:
+            raise StrategyError(f"{len(mine)} audits in a set of {threshold.size} items.")
         counts = np.arange(len(mine) + 1), np.concatenate([[0], np.cumsum(mine)])
-        best = float(evidence(counts[1], counts[0], rung.size, rung.tolerated).max())
-        result = Tested(rung, len(mine), int(mine.sum()), float(np.exp(-max(best, 0.0))))
+        best = float(evidence(counts[1], counts[0], threshold.size, threshold.tolerated).max())
+        result = Tested(threshold, len(mine), int(mine.sum()), float(np.exp(-max(best, 0.0))))
         tested.append(result)
         if best < target.proof:
             return Certificate(accepted, result, tuple(tested))

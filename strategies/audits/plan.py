@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from strategies.audits.certify import MIXTURE, Rung, audits_needed, evidence
+from strategies.audits.certify import MIXTURE, Threshold, audits_needed, evidence
 from strategies.audits.target import Target
 from strategies.base import StrategyError
 
@@ -33,8 +33,8 @@ a hundred answers it can't claim much less, however right it is."""
 DOUBT = 0.1
 """Errors on top of those that the model expects, in what is tolerated: models are too sure of themselves."""
 TAIL, TAIL_DOUBT = 0.05, 0.5
-"""The least sure share of a frame, and the errors in it that a ladder expects beyond the model's, as a share
-of those tolerated in the frame: where the first set fails all others do, so it had better be without them."""
+"""The least sure share of a frame, and the errors in it that are expected beyond the model's, as a share of
+those tolerated in the frame: where the first set fails all others do, so it had better be without them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Plan:
     chance: float
 
 
-def ladder(confidences: Array, target: Target, audits: int) -> list[Rung]:
+def thresholds(confidences: Array, target: Target, audits: int) -> list[Threshold]:
     """Return the sets to test, in order: at most STEPS, each holding the ones before it.
 
     ``confidences`` (N,) of the whole frame, ``audits`` planned in it. The first set is the one that passes
@@ -76,12 +76,12 @@ def ladder(confidences: Array, target: Target, audits: int) -> list[Rung]:
             first = min(max(n for n, found in enumerate(chances) if found >= best / 2), len(sizes) // 2)
         else:
             first = next(n for n, found in enumerate(chances) if found >= best - 0.01)
-    rungs: dict[float, Rung] = {}
+    sets: dict[float, Threshold] = {}
     for size in sizes[first:]:
         threshold = float(falling[size - 1])
         whole = int((falling >= threshold).sum())  # equal confidences stay together
-        rungs[threshold] = Rung(threshold, whole, target.tolerated(whole))
-    return list(rungs.values())
+        sets[threshold] = Threshold(threshold, whole, target.tolerated(whole))
+    return list(sets.values())
 
 
 def _at_least(audits: int, share: float) -> int:

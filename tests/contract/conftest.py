@@ -12,11 +12,11 @@ from werkzeug.serving import make_server
 
 from ml_backend.adapters.label_studio.client import HttpLabelStudio
 from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services.connecting.connect import connect
 from ml_backend.services.connecting.label_studio_setup import webhook_url
-from ml_backend.services.serving.project import Backend
+from ml_backend.services.serving.project import ProjectPorts
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app
@@ -30,16 +30,16 @@ class Rush:
     """A running web host over real parts, without workers and keeper: nothing happens by itself."""
 
     settings: Settings
-    parts: Parts
+    container: Container
     studio: HttpLabelStudio
 
     @property
     def state(self) -> Any:
-        return self.parts.state
+        return self.container.state
 
     def project(self, **fields: Any) -> ProjectRef:
         body = {"title": "Cats", "label_config": CONFIG} | fields
-        return self.parts.ref(self.studio.call("POST", "/api/projects/", json=body)["id"])
+        return self.container.ref(self.studio.call("POST", "/api/projects/", json=body)["id"])
 
     def connect(self, ref: ProjectRef, **options: Any) -> list[Any]:
         return connect(ref, self.studio, self.state, self.settings, **options)
@@ -82,29 +82,35 @@ class NoNeighbours:
 
 @contextmanager
 def running(settings: Settings) -> Iterator[Rush]:
-    parts = Parts(settings)
+    container = Container(settings)
 
     def index(project: ProjectRef) -> Any:
         return NoNeighbours()  # the embedded engine is tested on its own
 
-    backend = Backend(
-        settings, parts.state, parts.artifacts, parts.features_of, parts.jobs, parts.studio, index
+    backend = ProjectPorts(
+        settings,
+        container.state,
+        container.artifacts,
+        container.features_of,
+        container.jobs,
+        container.studio,
+        index,
     )
-    projects = Projects(backend, parts.origin)
+    projects = Projects(backend, container.origin)
     app = create_app(settings, projects)
     server = make_server(settings.host, settings.port, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
-    studio = HttpLabelStudio(parts.origin, settings.label_studio_api_key.get_secret_value())
+    studio = HttpLabelStudio(container.origin, settings.label_studio_api_key.get_secret_value())
     try:
-        yield Rush(settings, parts, studio)
+        yield Rush(settings, container, studio)
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
         projects.stop()
         studio.close()
-        parts.studio.close()
+        container.studio.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 
 from ml_backend.adapters.label_studio.client import HttpLabelStudio
 from ml_backend.adapters.processes.servers import LocalLabelStudio
-from ml_backend.domain.labels import settle
+from ml_backend.domain.labels import resolve_label
 from ml_backend.domain.model import LabelSpec, LabelState, ProjectRef, Suggestion, TaskId, TaskRecord
 from ml_backend.services.certification.accept import CHUNK, accept_annotations, accept_predictions, revert
 from ml_backend.wire import prediction
@@ -85,7 +85,7 @@ def test_annotations_are_marked_close_their_tasks_and_people_come_first(
     found = records(studio, ref)
     assert [len(found[task].annotations) for task in made] == [1] * 6
     assert [found[task].annotations[0].machine for task in made] == [False, False, True, True, True, True]
-    states = [settle(found[task].annotations)[0] for task in made]
+    states = [resolve_label(found[task].annotations)[0] for task in made]
     assert states == [LabelState.LABELLED, LabelState.SKIPPED, *[LabelState.MACHINE] * 4]
     assert found[made[2]].annotations[0].labels == ("dog",)
     assert studio.project(ref.id)["finished_task_number"] >= 5

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ml_backend.adapters.files.artifacts import FileArtifacts
-from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.generation import Generation, Head, Pca, Projection
 from ml_backend.domain.model import SPACE_DIM, ProjectRef
@@ -94,13 +94,13 @@ def test_a_projection_comes_back_beside_the_generation_and_per_project(tmp_path)
 
 def test_a_draw_comes_back_as_it_was(tmp_path):
     artifacts = FileArtifacts(tmp_path)
-    assert artifacts.draw(REF) is None
-    wanted = Draw(
+    assert artifacts.audit_sample(REF) is None
+    wanted = AuditSample(
         3, "2026-01-01", 2**62 + 1, 7, Target(0.01, 0.95, 9), 5, 6, 0.5, True, (("a", "b"), ("ü",)),
         np.arange(9), np.zeros(9, np.int32), np.linspace(0, 1, 9, dtype=np.float32),
     )  # fmt: skip
-    artifacts.publish_draw(REF, wanted)
-    found = FileArtifacts(tmp_path).draw(REF)
+    artifacts.publish_audit_sample(REF, wanted)
+    found = FileArtifacts(tmp_path).audit_sample(REF)
     assert found.facts() == wanted.facts()
     assert found.audits == [0, 1, 2, 3, 4, 5]
     for name, array in wanted.arrays().items():

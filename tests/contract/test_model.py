@@ -168,7 +168,7 @@ def test_fit_of_2_x_takes_the_label_in_at_once(module: Any, new: Callable[..., A
     body = request("submit__0_webhook_ANNOTATION_CREATED")
     event = body.pop("action")
     new().fit(event, body)
-    assert module._projects().get(1).live.counts()["labelled"] == 1
+    assert module._projects().get(1).pool.counts()["labelled"] == 1
 
 
 def test_a_changed_label_config_reaches_the_project(module: Any, new: Callable[..., Any]) -> None:
@@ -191,10 +191,10 @@ def test_a_child_of_the_host_passes_its_webhook_on(module: Any, new: Callable[..
     event = body.pop("action")
     project = module._projects().get(1)
     deadline = time.monotonic() + 30
-    while not project.live.counts()["labelled"] and time.monotonic() < deadline:
+    while not project.pool.counts()["labelled"] and time.monotonic() < deadline:
         new().fit((), event=event, data=body, job_id="1", workdir="unused")
         time.sleep(0.5)
-    assert project.live.counts()["labelled"] == 1
+    assert project.pool.counts()["labelled"] == 1
 
 
 def test_a_host_that_names_no_project_gives_none_the_config_of_another(

@@ -70,7 +70,7 @@ def test_two_processes_fine_tune_a_backbone(tmp_path: Path) -> None:
     files = sorted((tmp_path / "digits").rglob("*.png"), key=lambda path: path.name)[:40]
     keys = [path.stem for path in files]
     targets = np.array([int(path.parent.name) for path in files])
-    watched = np.arange(40) % 5 == 0
+    validation = np.arange(40) % 5 == 0
     tuner = TorchFinetuner("efficientnet-lite0", 64, "cpu", tmp_path / "networks", looks=1, processes=2)
     told: list[tuple[int, int]] = []
     images = ((path.stem, path.read_bytes()) for path in files)
@@ -78,7 +78,7 @@ def test_two_processes_fine_tune_a_backbone(tmp_path: Path) -> None:
         keys,
         images,
         targets,
-        watched,
+        validation,
         multiple=False,
         progress=lambda done, total: told.append((done, total)),
     )

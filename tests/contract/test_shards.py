@@ -116,5 +116,5 @@ def test_an_import_is_shared_out_and_outlives_a_killed_worker(
     assert not features.missing(state.tasks(ref).values())
     assert len(features) == len(set(state.tasks(ref).values())), "no image was stored twice"
     assert not jobs.waits("ingest", ref)
-    assert jobs.waits("project", ref), "a map of all of them is asked for"
+    assert jobs.waits("lay_out_map", ref), "a map of all of them is asked for"
     jobs.close()

@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from ml_backend.adapters.label_studio.client import HttpLabelStudio
 from ml_backend.adapters.processes.local_rush import LocalRush
 from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from tests.product import Product, product_settings
 
 
@@ -19,11 +19,11 @@ from tests.product import Product, product_settings
 def product(label_studio: LocalLabelStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
     settings = product_settings(label_studio, tmp_path_factory.mktemp("rush"), port=free_port())
     with LocalRush(settings, print) as rush:
-        parts = Parts(settings.model_copy(update={"redis_url": rush.redis_url}))
+        container = Container(settings.model_copy(update={"redis_url": rush.redis_url}))
         studio = HttpLabelStudio(label_studio.url, label_studio.token)
-        yield Product(label_studio, rush, parts, studio)
+        yield Product(label_studio, rush, container, studio)
         studio.close()
-        parts.close()
+        container.close()
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,10 @@ pytestmark = pytest.mark.browser
 
 
 def test_one_key_accepts_and_the_intended_image_comes(product: Product, digits: Path) -> None:
-    number = connect(product.parts, title="By keyboard", label_config=label_config())
+    number = connect(product.container, title="By keyboard", label_config=label_config())
     set_accept_key(product.studio)  # other tests share this user, and a key of the user's own is kept
-    import_images(product.parts, number, digits)
-    choose_strategy(product.parts, number, "cluster_chain")
+    import_images(product.container, number, digits)
+    choose_strategy(product.container, number, "cluster_chain")
     product.wait(number, strategy="cluster_chain", tasks=200, embedded=200, window=30)
     truth = product.classes(number)
     accepted = 0

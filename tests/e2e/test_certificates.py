@@ -18,8 +18,8 @@ def silent(stage: str, done: int, total: int) -> None:
 def test_audits_come_mixed_in_and_what_they_certify_is_taken_over_and_back(
     product: Product, digits: Path
 ) -> None:
-    project = connect(product.parts, title="Certified digits", label_config=label_config())
-    import_images(product.parts, project, digits)
+    project = connect(product.container, title="Certified digits", label_config=label_config())
+    import_images(product.container, project, digits)
     product.wait(project, tasks=200, embedded=200, window=30)
     truth = product.classes(project)
 
@@ -28,36 +28,40 @@ def test_audits_come_mixed_in_and_what_they_certify_is_taken_over_and_back(
         product.submit(project, task, truth[task])
         return task
 
-    choose_strategy(product.parts, project, "random")  # of a few chains little is learnt about other digits
+    choose_strategy(
+        product.container, project, "random"
+    )  # of a few chains little is learnt about other digits
     product.wait(project, strategy="random")
     for _ in range(90):
         label()
     product.wait(project, generation=1)
 
-    draw = run.draw_audits(product.parts, project, Target(0.4, 0.9), surest=1.0, count=24)
-    assert len(draw) == 110
-    waiting, labelled = set(draw.audits), 0
+    sample = run.draw_audit_sample(product.container, project, Target(0.4, 0.9), surest=1.0, count=24)
+    assert len(sample) == 110
+    waiting, labelled = set(sample.audits), 0
     while waiting and labelled < 90:
         waiting.discard(label())  # type: ignore[arg-type]
         labelled += 1
     assert not waiting
     assert 24 < labelled < 90, "audits are mixed in, neither alone nor never"
 
-    found = run.look(product.parts, project, draw)
+    found = run.look(product.container, project, sample)
     assert found.audited >= 24
     assert found.accepted is not None, f"{found.certificate.failed}"
     before = product.status(project)
-    standing, count = run.accept(product.parts, project, draw, "annotations", silent)
-    assert count == len(standing.rest) > 0
+    certification_status, count = run.accept(product.container, project, sample, "annotations", silent)
+    assert count == len(certification_status.rest) > 0
     after = product.wait(project, machine=count)
     assert (after["labelled"], after["open"]) == (before["labelled"], before["open"] - count)
     wrong = sum(
-        standing.suggestion(int(n))[1].labels != (truth[int(standing.draw.tasks[n])],) for n in standing.rest
+        certification_status.suggestion(int(n))[1].labels
+        != (truth[int(certification_status.sample.tasks[n])],)
+        for n in certification_status.rest
     )
-    assert wrong <= standing.wrong, f"{percent(wrong / count)} of {count} wrong"
+    assert wrong <= certification_status.wrong, f"{percent(wrong / count)} of {count} wrong"
 
-    assert run.accept(product.parts, project, draw, "annotations", silent)[1] == 0
-    assert run.revert(product.parts, project, silent) == (count, count)
+    assert run.accept(product.container, project, sample, "annotations", silent)[1] == 0
+    assert run.revert(product.container, project, silent) == (count, count)
     back = product.wait(project, open=before["open"])
     assert (back["machine"], back["labelled"]) == (0, before["labelled"])
-    assert run.revert(product.parts, project, silent) == (0, 0)
+    assert run.revert(product.container, project, silent) == (0, 0)

@@ -17,11 +17,11 @@ from tests.product import Product, label_config
 @pytest.fixture(scope="module")
 def project(product: Product, digits: Path) -> int:
     """A connected project of 200 digits, imported by Rush."""
-    number = connect(product.parts, title="Digits", label_config=label_config())
-    report = import_images(product.parts, number, digits)
+    number = connect(product.container, title="Digits", label_config=label_config())
+    report = import_images(product.container, number, digits)
     assert (report.imported, report.skipped) == (200, [])
     product.wait(number, tasks=200, embedded=200, window=30)
-    choose_strategy(product.parts, number, "cluster_chain")
+    choose_strategy(product.container, number, "cluster_chain")
     product.wait(number, strategy="cluster_chain")
     return number
 
@@ -71,9 +71,9 @@ def test_labels_train_a_generation_and_the_map_is_written_back(product: Product,
 
 @pytest.mark.parametrize("name", [members[0].name for members in strategies.families().values()])
 def test_strategies_are_switched_while_people_label(product: Product, project: int, name: str) -> None:
-    ref = product.parts.ref(project)
-    product.parts.state.set_options(ref, strategy=name)
-    product.parts.state.publish(ref, "strategy")
+    ref = product.container.ref(project)
+    product.container.state.set_options(ref, strategy=name)
+    product.container.state.publish(ref, "strategy")
     product.wait(project, strategy=name)
     task = product.serve(project)
     for _ in range(5):
@@ -102,7 +102,7 @@ def test_a_live_projects_labels_are_replayed(product: Product, project: int, tmp
     before = product.status(project)
     arguments = ["simulate", "--project", str(project), "--strategy", "cluster_chain", "--labels", "20"]
     arguments += ["--seeds", "1", "--processes", "1", "--out", str(tmp_path)]
-    result = CliRunner().invoke(simulate, arguments[1:], obj=lambda: product.parts)
+    result = CliRunner().invoke(simulate, arguments[1:], obj=lambda: product.container)
     assert result.exit_code == 0, result.output
     assert "own order: 20 timed answers took" in result.output
     assert "Simulated for as many answers, random:" in result.output
@@ -111,7 +111,7 @@ def test_a_live_projects_labels_are_replayed(product: Product, project: int, tmp
 
 
 def test_doctor_finds_a_connected_project_healthy(product: Product, project: int) -> None:
-    findings = doctor(product.parts, project)
+    findings = doctor(product.container, project)
     assert [finding for finding in findings if finding.ok is False and not finding.warning] == []
     # An image that was served and not answered belongs to that user: the one thing that can't be asked then.
     assert {finding.check for finding in findings if finding.ok is None} <= {"next task"}
@@ -139,12 +139,12 @@ def test_lost_state_is_rebuilt_from_label_studio(product: Product, project: int)
     from ml_backend import jobs
 
     before = product.status(project)
-    ref = product.parts.ref(project)
-    state = product.parts.state
+    ref = product.container.ref(project)
+    state = product.container.state
     state.delete_annotations(ref, [annotation.id for annotation in state.annotations(ref)])
     state.delete_tasks(ref, list(state.tasks(ref))[:50])
     state.publish(ref, "synced")
-    product.parts.jobs.enqueue("sync", ref)
+    product.container.jobs.enqueue("sync", ref)
     counts = {name: before[name] for name in ("tasks", "labelled", "embedded")}
     product.wait(project, **counts)
     assert jobs.__name__ == "ml_backend.jobs"
@@ -152,9 +152,9 @@ def test_lost_state_is_rebuilt_from_label_studio(product: Product, project: int)
 
 def test_tasks_of_the_page_are_embedded_and_suggested(product: Product, digits: Path) -> None:
     """Tasks that Rush did not import come by webhook."""
-    number = connect(product.parts, title="Uploaded", label_config=label_config())
+    number = connect(product.container, title="Uploaded", label_config=label_config())
     paths = sorted(digits.glob("[01]/*.png"))
-    product.parts.sink.ensure_storage(number, digits)
+    product.container.sink.ensure_storage(number, digits)
     rows = [
         {"data": {"image": f"/data/local-files/?d={path.relative_to(product.server.files_root)}"}}
         for path in paths
@@ -170,8 +170,8 @@ def test_tasks_of_the_page_are_embedded_and_suggested(product: Product, digits: 
 
 def test_multiple_choice_suggests_sets(product: Product, digits: Path) -> None:
     config = label_config("multiple", ("round", "even"))
-    number = connect(product.parts, title="Several answers", label_config=config)
-    import_images(product.parts, number, digits)
+    number = connect(product.container, title="Several answers", label_config=config)
+    import_images(product.container, number, digits)
     product.wait(number, tasks=200, embedded=200, window=30)
     task = product.serve(number)
     sets = {"0": ("round", "even"), "1": (), "2": ("even",), "6": ("round", "even"), "8": ("round", "even")}

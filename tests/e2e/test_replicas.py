@@ -17,7 +17,7 @@ from ml_backend.adapters.label_studio.client import HttpLabelStudio
 from ml_backend.adapters.processes.child import Child
 from ml_backend.adapters.processes.local_rush import LocalRush
 from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.operations.projects import connect, import_images
 from ml_backend.web.replica_proxy import PASSED_ON
 from tests.product import Product, label_config, product_settings
@@ -60,20 +60,20 @@ def replicas(label_studio: LocalLabelStudio, tmp_path_factory: pytest.TempPathFa
         environment = {**os.environ, **settings.model_copy(update=more).environment()}
         second = Child("second", settings.data_dir / "second")
         second.start([sys.executable, "-m", "ml_backend.cli", "serve"], environment)
-        parts = Parts(settings.model_copy(update={"redis_url": rush.redis_url}))
+        container = Container(settings.model_copy(update={"redis_url": rush.redis_url}))
         studio = HttpLabelStudio(label_studio.url, label_studio.token)
-        product = Product(label_studio, rush, parts, studio)
+        product = Product(label_studio, rush, container, studio)
         yield Replicas(product, rush.backend.pid, second, ports)
         second.stop()
         studio.close()
-        parts.close()
+        container.close()
     balancer.close()
 
 
 def test_two_replicas_are_one_queue_and_a_killed_one_is_replaced(replicas: Replicas, digits: Path) -> None:
     product = replicas.product
-    project = connect(product.parts, title="Two replicas", label_config=label_config())
-    import_images(product.parts, project, digits)
+    project = connect(product.container, title="Two replicas", label_config=label_config())
+    import_images(product.container, project, digits)
     product.wait(project, tasks=200, embedded=200, window=30)
     truth = product.classes(project)
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from ml_backend.cli.certificate_text import duration, percent
-from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.model import Annotation, AnnotationId, TaskId
-from ml_backend.services.certification.certificate import Standing, standing
+from ml_backend.services.certification.certificate import CertificationStatus, certification_status
 from strategies.audits.certify import binomial_upper
 from strategies.audits.target import Target
 
@@ -25,10 +25,10 @@ def make(
     confidence: float = 0.9,
     planned: int = 100,
     seed: int = 0,
-) -> Draw:
+) -> AuditSample:
     """Tasks 1 … count in random order, all suggested to be "a", the surer the lower their number."""
     order = np.random.default_rng(seed).permutation(count)
-    return Draw(
+    return AuditSample(
         number=1,
         made="2026-01-01",
         seed=seed,
@@ -49,62 +49,64 @@ def answer(task: int, label: str = "a", *, number: int | None = None, **fields: 
     return Annotation(AnnotationId(number or task), TaskId(task), 1, (label,), **{"lead_time": 3.0, **fields})  # type: ignore[arg-type]
 
 
-def stand(draw: Draw, answers: list[Annotation], **more: float) -> Standing:
-    return standing(draw, [TaskId(n + 1) for n in range(len(draw))], answers, **more)
+def stand(sample: AuditSample, answers: list[Annotation], **more: float) -> CertificationStatus:
+    return certification_status(sample, [TaskId(n + 1) for n in range(len(sample))], answers, **more)
 
 
 def test_right_audits_certify_and_the_rest_is_what_nobody_answered() -> None:
-    draw = make(1000)
-    found = stand(draw, [answer(task) for task in draw.audits])
+    sample = make(1000)
+    found = stand(sample, [answer(task) for task in sample.audits])
     assert found.accepted is not None
     assert found.certificate.failed is None
     assert (found.audited, found.waiting, found.human) == (100, 0, 100)
-    assert {found.suggestion(int(n))[0] for n in found.rest} == set(draw.tasks.tolist()) - set(draw.audits)
+    assert {found.suggestion(int(n))[0] for n in found.rest} == set(sample.tasks.tolist()) - set(
+        sample.audits
+    )
     assert found.suggestion(int(found.rest[0]))[1].labels == ("a",)
     assert found.bound == found.wrong / 900
-    assert found.wrong == found.accepted.rung.tolerated == 100
+    assert found.wrong == found.accepted.threshold.tolerated == 100
     assert found.overall == pytest.approx(found.wrong / 1000)
     assert found.seconds == 3.0
-    assert stand(draw, [answer(t) for t in draw.audits], human_error=0.5).overall > found.overall
+    assert stand(sample, [answer(t) for t in sample.audits], human_error=0.5).overall > found.overall
 
 
 def test_no_audit_certifies_nothing_and_says_what_it_takes() -> None:
-    draw = make(1000)
-    found = stand(draw, [])
+    sample = make(1000)
+    found = stand(sample, [])
     assert (found.accepted, len(found.rest), found.audited, found.waiting) == (None, 0, 0, 100)
-    assert found.aim is not None
-    assert 20 <= found.aim.more <= 300
+    assert found.next_target is not None
+    assert 20 <= found.next_target.more <= 300
 
 
 def test_as_many_audits_as_announced_certify_the_next_set_when_errors_come_as_before() -> None:
-    draw = make(1000)
-    found = stand(draw, [])
-    assert found.aim is not None
-    answers = [answer(task) for task in draw.tasks.tolist()[: found.aim.more + 10]]
-    again = stand(draw, answers)
+    sample = make(1000)
+    found = stand(sample, [])
+    assert found.next_target is not None
+    answers = [answer(task) for task in sample.tasks.tolist()[: found.next_target.more + 10]]
+    again = stand(sample, answers)
     assert again.accepted is not None
-    assert again.accepted.rung.size >= found.aim.rung.size
+    assert again.accepted.threshold.size >= found.next_target.threshold.size
 
 
 def test_what_a_strategy_asked_about_is_no_audit() -> None:
-    draw = make(1000)
-    chosen = [answer(task) for task in range(1, 1001) if task != draw.audits[0]]
-    found = stand(draw, chosen)
+    sample = make(1000)
+    chosen = [answer(task) for task in range(1, 1001) if task != sample.audits[0]]
+    found = stand(sample, chosen)
     assert (found.audited, found.accepted) == (0, None)
 
 
 def test_only_the_answered_beginning_of_the_draw_counts() -> None:
-    draw = make(1000)
-    answers = [answer(task) for task in draw.audits if task != draw.audits[30]]
-    assert stand(draw, answers).audited == 30
-    assert stand(draw, [*answers, answer(draw.audits[30])]).audited == 100
+    sample = make(1000)
+    answers = [answer(task) for task in sample.audits if task != sample.audits[30]]
+    assert stand(sample, answers).audited == 30
+    assert stand(sample, [*answers, answer(sample.audits[30])]).audited == 100
 
 
 @pytest.mark.parametrize("how", ["skipped", "deleted", "wrong"])
 def test_audits_that_were_skipped_or_deleted_count_as_wrong(how: str) -> None:
-    draw = make(1000)
-    gone = draw.audits[5:9]
-    answers = [answer(task) for task in draw.audits if task not in gone]
+    sample = make(1000)
+    gone = sample.audits[5:9]
+    answers = [answer(task) for task in sample.audits if task not in gone]
     answers += {
         "skipped": [answer(task, skipped=True) for task in gone],
         "deleted": [],
@@ -112,69 +114,69 @@ def test_audits_that_were_skipped_or_deleted_count_as_wrong(how: str) -> None:
     }[how]
     there = [TaskId(n + 1) for n in range(1000) if how != "deleted" or n + 1 not in gone]
     even = np.full(1000, 0.5, np.float32)  # one set: the whole draw
-    found = standing(replace(draw, confidences=even), there, answers)
+    found = certification_status(replace(sample, confidences=even), there, answers)
     (tested,) = found.certificate.tested
     assert (tested.audited, tested.wrong) == (100, 4)
 
 
 def test_machine_made_annotations_are_no_answers_and_stay_taken_over() -> None:
-    draw = make(1000)
-    answers = [answer(task) for task in draw.audits]
-    before = stand(draw, answers)
+    sample = make(1000)
+    answers = [answer(task) for task in sample.audits]
+    before = stand(sample, answers)
     taken = [
         answer(int(before.suggestion(int(n))[0]), number=5000 + int(n), machine=True) for n in before.rest
     ]
-    after = stand(draw, [*answers, *taken])
+    after = stand(sample, [*answers, *taken])
     assert after.rest.tolist() == before.rest.tolist()
     assert (after.human, after.seconds) == (100, 3.0)
 
 
 def test_labels_of_earlier_certificates_are_told_apart() -> None:
-    draw = make(1000)
+    sample = make(1000)
     tasks = [TaskId(n + 1) for n in range(1100)]
     taken = [answer(1000 + n, machine=True) for n in range(1, 41)]
-    found = standing(draw, tasks, [*taken, *(answer(task) for task in draw.audits)])
+    found = certification_status(sample, tasks, [*taken, *(answer(task) for task in sample.audits)])
     assert found.earlier == 40
     assert (len(found.rest), found.human) == (900, 100)
 
 
 def test_a_few_wrong_audits_at_the_beginning_prove_nothing_yet() -> None:
-    draw = make(10_000, error=0.01)
-    first, *others = draw.audits[:10]
-    assert stand(draw, [answer(first, "b"), *map(answer, others)]).aim is not None
+    sample = make(10_000, error=0.01)
+    first, *others = sample.audits[:10]
+    assert stand(sample, [answer(first, "b"), *map(answer, others)]).next_target is not None
 
 
 def test_errors_that_people_found_are_no_longer_in_the_rest() -> None:
-    draw = make(1000)
-    answers = [answer(task) for task in draw.audits]
-    before = stand(draw, answers)
+    sample = make(1000)
+    answers = [answer(task) for task in sample.audits]
+    before = stand(sample, answers)
     found = [answer(int(before.suggestion(int(n))[0]), "b") for n in before.rest[:10]]
-    after = stand(draw, [*answers, *found])
+    after = stand(sample, [*answers, *found])
     assert after.wrong == before.wrong - 10
     assert len(after.rest) == len(before.rest) - 10
 
 
 def test_more_errors_than_tolerated_in_people_s_labels_end_the_certificate() -> None:
-    draw = make(1000)
-    answers = [answer(task) for task in draw.audits]
-    found = [answer(task, "b") for task in range(1, 1001) if task not in draw.audits][:150]
-    after = stand(draw, [*answers, *found])
+    sample = make(1000)
+    answers = [answer(task) for task in sample.audits]
+    found = [answer(task, "b") for task in range(1, 1001) if task not in sample.audits][:150]
+    after = stand(sample, [*answers, *found])
     assert after.accepted is None
     assert after.refuted
 
 
 def test_where_people_took_the_right_ones_the_rest_s_own_bound_says_so() -> None:
-    draw = make(1000)
-    found = stand(draw, [answer(task) for task in (*range(1, 701), *draw.audits)])
+    sample = make(1000)
+    found = stand(sample, [answer(task) for task in (*range(1, 701), *sample.audits)])
     assert found.accepted is not None
-    assert found.bound == found.wrong / len(found.rest) > draw.target.error
-    assert found.wrong == found.accepted.rung.tolerated
+    assert found.bound == found.wrong / len(found.rest) > sample.target.error
+    assert found.wrong == found.accepted.threshold.tolerated
 
 
 def test_hopeless_suggestions_say_so() -> None:
-    draw = make(1000)
-    found = stand(draw, [answer(task, "b") for task in draw.audits])
-    assert (found.accepted, found.aim) == (None, None)
+    sample = make(1000)
+    found = stand(sample, [answer(task, "b") for task in sample.audits])
+    assert (found.accepted, found.next_target) == (None, None)
 
 
 def project(random, *, threshold_errors: tuple[float, float], picks: str, delta: float):
@@ -186,7 +188,7 @@ def project(random, *, threshold_errors: tuple[float, float], picks: str, delta:
     confidences = random.random(total).astype(np.float32)
     wrong = random.random(total) < np.where(confidences > 0.5, *threshold_errors)
     order = random.permutation(total)
-    draw = replace(
+    sample = replace(
         make(total, error=0.06, confidence=1 - delta, planned=planned),
         tasks=order + 1,
         confidences=confidences[order],
@@ -199,10 +201,10 @@ def project(random, *, threshold_errors: tuple[float, float], picks: str, delta:
     for audits in range(100, 301, 100):
         for item in [*order[:audits], *others[:audits]]:
             answers[item + 1] = answer(int(item + 1), "b" if wrong[item] else "a")
-        found = stand(draw, list(answers.values()))
+        found = stand(sample, list(answers.values()))
         if found.accepted is not None and len(found.rest):
             given = True
-            really = wrong[draw.tasks[found.rest] - 1]
+            really = wrong[sample.tasks[found.rest] - 1]
             broken |= really.sum() > found.wrong
     return given, broken
 
@@ -220,14 +222,14 @@ def test_the_promise_holds_while_a_strategy_picks_and_people_stop_when_it_suits_
 def test_the_share_of_wrong_audits_would_promise_too_much_where_a_strategy_took_the_right_ones() -> None:
     """Why what people answer is taken from both sides of the bound, not just left out of it."""
     random = np.random.default_rng(2)
-    draw = replace(make(1000, error=0.1, planned=200), confidences=np.full(1000, 0.5, np.float32))
+    sample = replace(make(1000, error=0.1, planned=200), confidences=np.full(1000, 0.5, np.float32))
     wrong = set(random.permutation(1000)[:50].tolist())
-    answers = {task: answer(task, "b" if task in wrong else "a") for task in draw.audits}
+    answers = {task: answer(task, "b" if task in wrong else "a") for task in sample.audits}
     answers |= {task: answer(task) for task in range(1, 801) if task not in wrong}
     left = [task for task in range(1, 1001) if task not in answers]
-    audited_wrong = sum(task in wrong for task in draw.audits)
+    audited_wrong = sum(task in wrong for task in sample.audits)
     assert binomial_upper(audited_wrong, 200, 0.9) < 0.1 < np.mean([task in wrong for task in left])
-    found = stand(draw, list(answers.values()))
+    found = stand(sample, list(answers.values()))
     assert found.accepted is not None
     assert found.bound >= np.mean([task in wrong for task in left])
 

@@ -10,7 +10,7 @@ from scipy.stats import binom, hypergeom
 
 from strategies import StrategyError
 from strategies.audits.certify import (
-    Rung,
+    Threshold,
     audits_needed,
     audits_once,
     binomial_upper,
@@ -19,7 +19,7 @@ from strategies.audits.certify import (
     hypergeometric_upper,
     overall_error,
 )
-from strategies.audits.plan import ladder
+from strategies.audits.plan import thresholds
 from strategies.audits.target import Target
 
 
@@ -107,15 +107,15 @@ def test_certificates_are_violated_no_more_often_than_promised(sure, unsure):
     random, delta, runs = np.random.default_rng(7), 0.1, 1500
     rates = np.where(np.arange(1500) < 750, sure, unsure)
     confidences = (1 - rates - 1e-6 * np.arange(1500)).astype(np.float32)
-    rungs = ladder(confidences, Target(0.05, 1 - delta), 300)
+    sets = thresholds(confidences, Target(0.05, 1 - delta), 300)
     violated = accepted = 0
     for _ in range(runs):
         wrong = random.random(1500) < rates
         order = random.permutation(1500)[:500]
-        found = certify(rungs, confidences[order], wrong[order], Target(0.05, 1 - delta)).accepted
+        found = certify(sets, confidences[order], wrong[order], Target(0.05, 1 - delta)).accepted
         if found is not None:
             accepted += 1
-            violated += wrong[confidences >= found.rung.threshold].sum() > found.rung.tolerated
+            violated += wrong[confidences >= found.threshold.confidence].sum() > found.threshold.tolerated
     assert violated <= delta * runs + 3 * np.sqrt(delta * (1 - delta) * runs)
     assert sure > 0.03 or accepted > 0.3 * runs, "a good model is to be certified"
 
@@ -126,16 +126,16 @@ def test_errors_of_all_labels_are_certified_no_more_often_wrongly_than_promised(
     rates = np.linspace(0.0, 0.3, total)
     confidences = (1 - rates).astype(np.float32)
     target = Target(0.05, 1 - delta, of=2000)
-    rungs = ladder(confidences, target, 300)
-    assert {rung.tolerated for rung in rungs} == {100}
+    sets = thresholds(confidences, target, 300)
+    assert {threshold.tolerated for threshold in sets} == {100}
     violated, sizes = 0, []
     for _ in range(runs):
         wrong = random.random(total) < rates
         order = random.permutation(total)[:300]
-        found = certify(rungs, confidences[order], wrong[order], target).accepted
+        found = certify(sets, confidences[order], wrong[order], target).accepted
         if found is not None:
-            sizes.append(found.rung.size)
-            violated += wrong[confidences >= found.rung.threshold].sum() > 100
+            sizes.append(found.threshold.size)
+            violated += wrong[confidences >= found.threshold.confidence].sum() > 100
     assert violated <= delta * runs + 3 * np.sqrt(delta * (1 - delta) * runs)
     assert np.mean(sizes) > 700, "half of them are wrong in 75 cases"
 
@@ -144,39 +144,39 @@ def test_once_certified_stays_certified_whatever_comes_after():
     confidences = np.linspace(0, 1, 2000, dtype=np.float32)
     random = np.random.default_rng(0)
     order = random.permutation(2000)
-    rungs = ladder(confidences, Target(0.05, 0.95), 150)
+    sets = thresholds(confidences, Target(0.05, 0.95), 150)
     right = np.zeros(400, bool)
-    before = certify(rungs, confidences[order[:200]], right[:200], Target(0.05, 0.95))
+    before = certify(sets, confidences[order[:200]], right[:200], Target(0.05, 0.95))
     right[200:] = True
-    after = certify(rungs, confidences[order[:400]], right, Target(0.05, 0.95))
+    after = certify(sets, confidences[order[:400]], right, Target(0.05, 0.95))
     assert before.accepted is not None
     assert after.accepted is not None
-    assert after.accepted.rung.size >= before.accepted.rung.size
+    assert after.accepted.threshold.size >= before.accepted.threshold.size
 
 
 def test_testing_ends_at_the_first_set_that_fails():
-    rungs = [Rung(0.9, 1000, 50), Rung(0.5, 2000, 100), Rung(0.0, 3000, 150)]
+    sets = [Threshold(0.9, 1000, 50), Threshold(0.5, 2000, 100), Threshold(0.0, 3000, 150)]
     confidences = np.concatenate([np.full(200, 0.95), np.full(200, 0.6), np.full(200, 0.1)])
     wrong = np.concatenate([np.zeros(200), np.ones(200), np.zeros(200)]).astype(bool)
     order = np.random.default_rng(0).permutation(600)
     confidences, wrong = confidences[order], wrong[order]
-    found = certify(rungs, confidences, wrong, Target(0.05, 0.95))
-    assert found.accepted.rung == rungs[0]
-    assert found.failed.rung == rungs[1]
-    assert [tested.rung for tested in found.tested] == rungs[:2]
-    assert certify(rungs, confidences[:0], wrong[:0], Target(0.05, 0.95)).accepted is None
+    found = certify(sets, confidences, wrong, Target(0.05, 0.95))
+    assert found.accepted.threshold == sets[0]
+    assert found.failed.threshold == sets[1]
+    assert [tested.threshold for tested in found.tested] == sets[:2]
+    assert certify(sets, confidences[:0], wrong[:0], Target(0.05, 0.95)).accepted is None
 
 
 @pytest.mark.parametrize("population", [500, 10_000, 100_000])
 @pytest.mark.parametrize("expected", [0.0, 0.0025])
 def test_the_audits_said_to_be_needed_are_just_enough(population, expected):
     needed = audits_needed(Target(0.01, 0.95), expected, population)
-    rung = Rung(0.0, population, Target(0.01, 0.95).tolerated(population))
+    threshold = Threshold(0.0, population, Target(0.01, 0.95).tolerated(population))
 
     def passes(audits):
         wrong = np.zeros(audits, bool)
         wrong[: int(np.ceil(audits * expected - 1e-9))] = True  # the worst order: errors first
-        return certify([rung], np.ones(audits), wrong, Target(0.01, 0.95)).accepted is not None
+        return certify([threshold], np.ones(audits), wrong, Target(0.01, 0.95)).accepted is not None
 
     assert passes(needed)
     assert not passes(needed - 1)
@@ -206,8 +206,8 @@ def test_the_error_of_all_labels_is_weighed():
         lambda: binomial_upper(3, 2, 0.9),
         lambda: hypergeometric_upper(0, 11, 10, 0.9),
         lambda: hypergeometric_upper(0, 5, 10, 1.0),
-        lambda: certify([Rung(0.0, 5, 0)], np.zeros(3), np.zeros(2), Target(0.05, 0.9)),
-        lambda: certify([Rung(0.0, 2, 0)], np.ones(3), np.zeros(3), Target(0.05, 0.9)),
+        lambda: certify([Threshold(0.0, 5, 0)], np.zeros(3), np.zeros(2), Target(0.05, 0.9)),
+        lambda: certify([Threshold(0.0, 2, 0)], np.ones(3), np.zeros(3), Target(0.05, 0.9)),
     ],
 )
 def test_impossible_numbers_are_refused(call):

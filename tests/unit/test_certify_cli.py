@@ -82,7 +82,7 @@ def world(state: RedisState, monkeypatch: pytest.MonkeyPatch) -> World:
     studio = Studio()
     made = World(state, count=300, window=20, studio=studio)
     studio.world = made
-    parts = SimpleNamespace(
+    container = SimpleNamespace(
         state=state,
         artifacts=made.backend.artifacts,
         features=lambda name: made.features,
@@ -91,7 +91,7 @@ def world(state: RedisState, monkeypatch: pytest.MonkeyPatch) -> World:
         jobs=made.jobs,
         ref=lambda project: made.ref,
     )
-    monkeypatch.setattr(cli, "_parts", lambda: parts)
+    monkeypatch.setattr(cli, "_parts", lambda: container)
     made.settle()
     for task in made.tasks[:9]:
         made.answer(task)
@@ -105,15 +105,15 @@ def rush(*words: str, code: int = 0) -> str:
 
 
 def audit_everything(world: World) -> None:
-    draw = world.backend.artifacts.draw(world.ref)
-    assert draw is not None
-    for task in draw.audits:
+    sample = world.backend.artifacts.audit_sample(world.ref)
+    assert sample is not None
+    for task in sample.audits:
         world.answer(task)
 
 
 def test_before_any_draw_it_says_what_a_certificate_takes(world: World) -> None:
     said = rush("certify", "--error", "0.1")
-    assert "No audits were drawn" in said
+    assert "No audit sample was drawn" in said
     assert "all 291 open images with at most 10 % wrong:" in said
     assert "rush audit --project 1 --error 0.1 --confidence 0.95" in said
     assert "too few to certify 0.1 %" in rush("certify", "--error", "0.001")
@@ -157,7 +157,7 @@ def test_ctrl_c_loses_nothing_and_the_next_run_goes_on(world: World, monkeypatch
 def test_another_target_than_that_of_the_draw_is_refused(world: World) -> None:
     rush("audit", "--error", "0.1")
     assert "A target that is chosen after answers were seen" in rush("certify", "--error", "0.2", code=1)
-    assert "not what draw 1 was made for (0.95)" in rush("certify", "--confidence", "0.9", code=1)
+    assert "not what audit sample 1 was made for (0.95)" in rush("certify", "--confidence", "0.9", code=1)
     rush("certify", "--error", "0.1", "--confidence", "0.95")
 
 
@@ -175,7 +175,7 @@ def test_more_audits_can_be_asked_for(world: World) -> None:
         (("audit", "--share", "0"), "--share 0.0 is outside of (0, 1]"),
         (("audit", "--surest", "2"), "--surest 2.0 is outside of (0, 1]"),
         (("audit", "--count", "0"), "--count 0 is no number"),
-        (("audit", "--more", "5"), "has no draw of audits"),
+        (("audit", "--more", "5"), "has no audit sample"),
         (("certify", "--accept", "--revert"), "contradict each other"),
     ],
 )

@@ -26,7 +26,7 @@ from ml_backend.adapters.models.finetune_model import Linear, Model, Teacher, qu
 from ml_backend.adapters.models.finetune_training import Training
 from ml_backend.adapters.models.finetuner import TorchFinetuner
 from ml_backend.adapters.redis.state import RedisState
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.domain.generation import Generation, untuned
 from ml_backend.domain.model import Annotation, AnnotationId, ProjectRef, Task, TaskId, TaskRecord
 from ml_backend.services.embedding import ingest as ingesting
@@ -106,21 +106,21 @@ def pretrained(every_digit: list[Path]) -> nn.Module:
 
 
 @pytest.fixture
-def parts(
+def container(
     state: RedisState,
     redis_url: str,
     tmp_path: Path,
     digits: list[Path],
     pretrained: nn.Module,
     monkeypatch: pytest.MonkeyPatch,
-) -> Parts:
+) -> Container:
     """A worker's parts, in a project whose images are embedded and partly labelled."""
     base = Backbone("tiny", DIM, lambda: deepcopy(pretrained), HALF, HALF)
     monkeypatch.setitem(backbones.BUILT_IN, "tiny", base)
     settings = Settings(
         _env_file=None, data_dir=tmp_path, redis_url=redis_url, backbone="tiny", image_size=SIZE, device="cpu"
     )
-    made, studio = Parts(settings), Digits(digits)
+    made, studio = Container(settings), Digits(digits)
     tuner = TorchFinetuner("tiny", SIZE, "cpu", tmp_path / "networks", looks=16, learning_rate=2e-3)
     made.__dict__.update(studio=studio, jobs=FakeJobs(), state=state, origin=studio.origin, finetuner=tuner)
     monkeypatch.setattr(jobs, "parts", lambda: made)
@@ -138,8 +138,8 @@ def parts(
     return made
 
 
-def current(parts: Parts) -> Generation:
-    found = parts.artifacts.generation(parts.ref(1))
+def current(container: Container) -> Generation:
+    found = container.artifacts.generation(container.ref(1))
     assert found is not None
     return found
 
@@ -148,10 +148,10 @@ def judged(generation: Generation) -> set[int]:
     return set(generation.manifest["trained_on"]["judged"])
 
 
-def test_a_better_backbone_is_published_and_judged_only_on_what_it_has_not_seen(parts: Parts) -> None:
-    ref, plain = parts.ref(1), current(parts)
+def test_a_better_backbone_is_published_and_judged_only_on_what_it_has_not_seen(container: Container) -> None:
+    ref, plain = container.ref(1), current(container)
     jobs.finetune(ref)
-    full = current(parts)
+    full = current(container)
     assert full.number == plain.number + 1
     assert full.backbone != plain.backbone
     assert untuned(full.backbone) == plain.backbone
@@ -161,18 +161,18 @@ def test_a_better_backbone_is_published_and_judged_only_on_what_it_has_not_seen(
     seen = set(full.manifest["tuned_on"])
     assert len(seen) == 0.8 * LABELS
     assert not judged(full) & seen
-    assert len(parts.features_of(full).missing(parts.state.tasks(ref).values())) == 0
-    assert ("project", {}) in parts.jobs.asked
+    assert len(container.features_of(full).missing(container.state.tasks(ref).values())) == 0
+    assert ("lay_out_map", {}) in container.jobs.asked
     jobs.train(ref)  # an ordinary round afterwards
-    again = current(parts)
+    again = current(container)
     assert (again.number, again.backbone) == (full.number + 1, full.backbone)
     assert not judged(again) & seen
 
 
 def test_a_run_killed_while_it_embeds_leaves_the_old_generation_and_does_not_train_again(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch
+    container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ref, plain = parts.ref(1), current(parts)
+    ref, plain = container.ref(1), current(container)
 
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -181,43 +181,45 @@ def test_a_run_killed_while_it_embeds_leaves_the_old_generation_and_does_not_tra
         patch.setattr(ingesting, "ingest", killed)
         with pytest.raises(KeyboardInterrupt):
             jobs.finetune(ref)
-    assert current(parts).backbone == plain.backbone
+    assert current(container).backbone == plain.backbone
     monkeypatch.setattr(Training, "run", killed)
     jobs.finetune(ref)
-    assert current(parts).number == plain.number + 1
+    assert current(container).number == plain.number + 1
 
 
 def test_a_backbone_that_is_not_better_is_not_published(
-    parts: Parts, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    container: Container, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    plain = current(parts)
+    plain = current(container)
 
     def ruin(*_: Any) -> dict[str, torch.Tensor]:
         return {key: torch.zeros_like(value) for key, value in tiny().state_dict().items()}
 
     monkeypatch.setattr(Training, "run", ruin)
     with caplog.at_level(logging.INFO):
-        jobs.finetune(parts.ref(1))
-    assert current(parts).number == plain.number
+        jobs.finetune(container.ref(1))
+    assert current(container).number == plain.number
     assert "fine-tuning the backbone is not better" in caplog.text
 
 
-def test_too_few_labels_are_named(parts: Parts, caplog: pytest.LogCaptureFixture) -> None:
-    ref = parts.ref(1)
-    parts.state.delete_annotations(ref, [AnnotationId(n) for n in range(31, LABELS + 1)])
+def test_too_few_labels_are_named(container: Container, caplog: pytest.LogCaptureFixture) -> None:
+    ref = container.ref(1)
+    container.state.delete_annotations(ref, [AnnotationId(n) for n in range(31, LABELS + 1)])
     jobs.finetune(ref)
     assert "30 labels of 9 kinds are too few to fine-tune a backbone" in caplog.text
 
 
-def test_torch_and_openvino_read_the_same_fine_tuned_weights(parts: Parts, digits: list[Path]) -> None:
-    jobs.finetune(parts.ref(1))
-    name, size = made_with(current(parts).backbone)
-    folder = parts.settings.data_dir / "networks"
+def test_torch_and_openvino_read_the_same_fine_tuned_weights(
+    container: Container, digits: list[Path]
+) -> None:
+    jobs.finetune(container.ref(1))
+    name, size = made_with(current(container).backbone)
+    folder = container.settings.data_dir / "networks"
     one = OpenVinoEmbedder(name, size, threads=1, cache=folder)
     other = TorchEmbedder(name, size, device="cpu", threads=1, cache=folder)
     images = [(path.name, path.read_bytes()) for path in digits[:20]]
     left, right = ([np.asarray(row) for _, row in it.embed(images)] for it in (one, other))
-    assert one.name == other.name == current(parts).backbone
+    assert one.name == other.name == current(container).backbone
     for a, b in zip(left, right, strict=True):
         assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > 0.999
     one.close()
@@ -289,8 +291,12 @@ def test_a_teacher_of_a_quick_network_has_weights_of_its_own() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_on_a_gpu_the_weights_are_worth_as_much(digits: list[Path], tmp_path: Path, parts: Parts) -> None:
-    parts.__dict__["finetuner"] = TorchFinetuner("tiny", SIZE, "cuda", tmp_path, looks=16, learning_rate=2e-3)
-    plain = current(parts)
+def test_on_a_gpu_the_weights_are_worth_as_much(
+    digits: list[Path], tmp_path: Path, container: Container
+) -> None:
+    container.__dict__["finetuner"] = TorchFinetuner(
+        "tiny", SIZE, "cuda", tmp_path, looks=16, learning_rate=2e-3
+    )
+    plain = current(container)
     jobs.finetune(ProjectRef("http://studio", 1))
-    assert current(parts).number == plain.number + 1
+    assert current(container).number == plain.number + 1

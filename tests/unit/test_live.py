@@ -11,7 +11,7 @@ from ml_backend.adapters.files.features import FileFeatures
 from ml_backend.domain.generation import Generation, Head, Pca
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.model import SPACE_DIM, Annotation, AnnotationId, LabelState, ProjectRef, TaskId
-from ml_backend.services.queue.pool import LivePool
+from ml_backend.services.queue.pool import ProjectPool
 from ml_backend.services.queue.view import view
 from tests.fakes import CONFIG, MULTIPLE, FakeIndex, key_of, points
 
@@ -28,22 +28,22 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FileFeatures:
     return found
 
 
-def pool(config: str) -> LivePool:
-    return LivePool(REF, parse_label_config(config), GENERATION, FakeIndex())
+def pool_of(config: str) -> ProjectPool:
+    return ProjectPool(REF, parse_label_config(config), GENERATION, FakeIndex())
 
 
-def seen(live: LivePool) -> dict[int, object]:
+def seen(pool: ProjectPool) -> dict[int, object]:
     """What matters of every task that still exists."""
     return {
         task: (
-            int(live.states[row]),
-            live.labels_of(row),
-            bool(live.known[row]),
-            live.raw[row].tobytes(),
-            live.index.state.get(task),
+            int(pool.states[row]),
+            pool.labels_of(row),
+            bool(pool.embedded[row]),
+            pool.raw[row].tobytes(),
+            pool.index.state.get(task),
         )
-        for task, row in live.row_of.items()
-        if live.has(task)
+        for task, row in pool.row_of.items()
+        if pool.has(task)
     }
 
 
@@ -71,30 +71,30 @@ events = st.lists(
 def test_any_sequence_of_events_ends_like_a_fresh_load(
     features: FileFeatures, config: str, events: list
 ) -> None:
-    live, truth, tasks = pool(config), {}, dict(TASKS)
-    live.add(TASKS, features, None)
+    pool, truth, tasks = pool_of(config), {}, dict(TASKS)
+    pool.add(TASKS, features, None)
     for kind, number, *rest in events:
         if kind == "answer":
             labels, skipped, machine = rest
             task = TaskId(number % COUNT + 1)
             made = {"created_at": "t", "machine": machine}
             note = Annotation(AnnotationId(number), task, 1, tuple(labels), skipped, **made)
-            live.apply(note)
+            pool.apply(note)
             if note.task in tasks:
                 truth[note.id] = note
         elif kind == "delete":
-            live.forget([AnnotationId(number)])
+            pool.forget([AnnotationId(number)])
             truth.pop(number, None)
         else:
-            live.remove([TaskId(number)])
+            pool.remove([TaskId(number)])
             tasks.pop(number, None)
             truth = {n: note for n, note in truth.items() if note.task != number}
-    fresh = pool(config)
+    fresh = pool_of(config)
     fresh.add(tasks, features, None, index=False)
     fresh.load_annotations(truth.values())
     fresh.build_index()
-    assert seen(live) == seen(fresh)
-    assert set(live.index.state) == set(fresh.index.state)
+    assert seen(pool) == seen(fresh)
+    assert set(pool.index.state) == set(fresh.index.state)
 
 
 @given(cuts=st.lists(st.integers(0, COUNT), max_size=4), late=st.sets(st.sampled_from(sorted(TASKS))))
@@ -102,7 +102,7 @@ def test_any_sequence_of_events_ends_like_a_fresh_load(
 def test_a_pool_that_grew_equals_one_built_at_once(
     features: FileFeatures, cuts: list[int], late: set[TaskId]
 ) -> None:
-    grown, whole = pool(CONFIG), pool(CONFIG)
+    grown, whole = pool_of(CONFIG), pool_of(CONFIG)
     order = list(TASKS)
     for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), COUNT], strict=True):
         some = order[start:end]
@@ -114,37 +114,37 @@ def test_a_pool_that_grew_equals_one_built_at_once(
 
 
 def test_what_a_machine_made_closes_its_task_and_teaches_nothing(features: FileFeatures) -> None:
-    live = pool(CONFIG)
-    live.add(TASKS, features, None)
-    live.apply(Annotation(AnnotationId(1), TaskId(1), 1, ("a",), machine=True))
-    assert not live.open()[live.row_of[TaskId(1)]]
-    assert (live.labels_of(live.row_of[TaskId(1)]), live.index.state[1]) == ((), LabelState.MACHINE)
-    assert (live.counts()["labelled"], live.counts()["machine"]) == (0, 1)
-    live.apply(Annotation(AnnotationId(2), TaskId(1), 2, ("b",)))
-    assert live.labels_of(live.row_of[TaskId(1)]) == ("b",)
-    live.forget([AnnotationId(2)])
-    live.forget([AnnotationId(1)])
-    assert live.counts()["open"] == COUNT
+    pool = pool_of(CONFIG)
+    pool.add(TASKS, features, None)
+    pool.apply(Annotation(AnnotationId(1), TaskId(1), 1, ("a",), machine=True))
+    assert not pool.open()[pool.row_of[TaskId(1)]]
+    assert (pool.labels_of(pool.row_of[TaskId(1)]), pool.index.state[1]) == ((), LabelState.MACHINE)
+    assert (pool.counts()["labelled"], pool.counts()["machine"]) == (0, 1)
+    pool.apply(Annotation(AnnotationId(2), TaskId(1), 2, ("b",)))
+    assert pool.labels_of(pool.row_of[TaskId(1)]) == ("b",)
+    pool.forget([AnnotationId(2)])
+    pool.forget([AnnotationId(1)])
+    assert pool.counts()["open"] == COUNT
 
 
 def test_a_deleted_task_that_comes_back_is_open_and_found_again(features: FileFeatures) -> None:
-    live = pool(CONFIG)
-    live.add(TASKS, features, None)
-    live.apply(Annotation(AnnotationId(1), TaskId(1), 1, ("a",)))
-    live.remove([TaskId(1)])
-    assert not live.apply(Annotation(AnnotationId(2), TaskId(1), 1, ("a",)))
-    live.add({TaskId(1): TASKS[TaskId(1)]}, features, None)
-    assert seen(live)[1][:3] == (0, (), True)
-    assert live.index.state[1] == 0
+    pool = pool_of(CONFIG)
+    pool.add(TASKS, features, None)
+    pool.apply(Annotation(AnnotationId(1), TaskId(1), 1, ("a",)))
+    pool.remove([TaskId(1)])
+    assert not pool.apply(Annotation(AnnotationId(2), TaskId(1), 1, ("a",)))
+    pool.add({TaskId(1): TASKS[TaskId(1)]}, features, None)
+    assert seen(pool)[1][:3] == (0, (), True)
+    assert pool.index.state[1] == 0
 
 
 def test_what_changed_since_the_index_was_built_is_marked(features: FileFeatures) -> None:
-    live = pool(CONFIG)
-    live.add(TASKS, features, None, index=False)
-    live.build_index()
-    live.load_annotations([Annotation(AnnotationId(1), TaskId(3), 1, ("b",))])
-    live.mark_changes()
-    assert [live.index.state[task] for task in (2, 3)] == [0, 1]
+    pool = pool_of(CONFIG)
+    pool.add(TASKS, features, None, index=False)
+    pool.build_index()
+    pool.load_annotations([Annotation(AnnotationId(1), TaskId(3), 1, ("b",))])
+    pool.mark_changes()
+    assert [pool.index.state[task] for task in (2, 3)] == [0, 1]
 
 
 def test_strategies_see_class_names_head_vectors_and_how_right_the_head_was(features: FileFeatures) -> None:
@@ -152,18 +152,18 @@ def test_strategies_see_class_names_head_vectors_and_how_right_the_head_was(feat
     head = Head(np.zeros(SPACE_DIM, np.float32), identity, identity[:3], np.zeros(3, np.float32), 6.0, 1.0)
     manifest = {"trained_on": {"judged": [2, 3], "right": [1.0, 0.0]}}
     generation = replace(GENERATION, number=1, head=head, classes=("a", "b", "c"), manifest=manifest)
-    live = LivePool(REF, parse_label_config(CONFIG), generation, FakeIndex())
-    live.add(TASKS, features, None)
-    shown = view(live, live.open())
+    pool = ProjectPool(REF, parse_label_config(CONFIG), generation, FakeIndex())
+    pool.add(TASKS, features, None)
+    shown = view(pool, pool.open())
     assert shown.classes == ("a", "b", "c")
     assert shown.agreed is not None
-    assert dict(zip(live.ids[[1, 2]].tolist(), shown.agreed[[1, 2]].tolist(), strict=True)) == {
+    assert dict(zip(pool.ids[[1, 2]].tolist(), shown.agreed[[1, 2]].tolist(), strict=True)) == {
         2: 1.0,
         3: 0.0,
     }
     assert np.isnan(shown.agreed[[0, 3, 4, 5]]).all()
     assert shown.head is not None
-    np.testing.assert_allclose(shown.head, live.raw, atol=1e-3)
+    np.testing.assert_allclose(shown.head, pool.raw, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -183,10 +183,10 @@ def test_the_index_holds_what_is_searched_and_no_more(
     eye = np.eye(SPACE_DIM, dtype=np.float32)
     head = Head(np.zeros(SPACE_DIM, np.float32), eye, eye[:3], np.zeros(3, np.float32), 6.0, 1.0)
     trained = replace(GENERATION, head=head, classes=("a", "b", "c"), space=space, suggester=suggester)
-    live = LivePool(REF, parse_label_config(CONFIG), trained, FakeIndex())
-    live.add(TASKS, features, None)
-    assert {name for each in live.index.spaces.values() for name in each} == searched
-    live.build_index()
-    assert {name for each in live.index.spaces.values() for name in each} == searched
-    live.build_index(also=frozenset({"raw", "head"}))
-    assert {name for each in live.index.spaces.values() for name in each} == {"raw", "head"}
+    pool = ProjectPool(REF, parse_label_config(CONFIG), trained, FakeIndex())
+    pool.add(TASKS, features, None)
+    assert {name for each in pool.index.spaces.values() for name in each} == searched
+    pool.build_index()
+    assert {name for each in pool.index.spaces.values() for name in each} == searched
+    pool.build_index(also=frozenset({"raw", "head"}))
+    assert {name for each in pool.index.spaces.values() for name in each} == {"raw", "head"}

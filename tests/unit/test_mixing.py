@@ -9,9 +9,9 @@ import pytest
 import redis
 
 from ml_backend.adapters.redis.state import RedisState
-from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.model import AnnotationId, TaskId
-from ml_backend.services.certification.audit_sample import ask_more, make_draw
+from ml_backend.services.certification.audit_sample import ask_more, draw_sample
 from strategies.audits.certify import audits_needed
 from strategies.audits.target import Target
 from tests.fakes import World
@@ -19,10 +19,10 @@ from tests.fakes import World
 AUDITS = [TaskId(n) for n in (5, 14, 26, 28)]
 
 
-def drawn(world: World, audits: list[TaskId], *, share: float = 1.0, hidden: bool = False) -> Draw:
+def drawn(world: World, audits: list[TaskId], *, share: float = 1.0, hidden: bool = False) -> AuditSample:
     """A draw whose audits are these tasks, in this order, published as ``rush audit`` would."""
     order = [*audits, *(task for task in world.tasks if task not in audits)]
-    draw = Draw(
+    sample = AuditSample(
         number=1,
         made="2026-01-01",
         seed=3,
@@ -37,9 +37,9 @@ def drawn(world: World, audits: list[TaskId], *, share: float = 1.0, hidden: boo
         suggested=np.array(["abc".index(world.label_of(task)) for task in order], np.int32),
         confidences=np.ones(len(order), np.float32),
     )
-    world.backend.artifacts.publish_draw(world.ref, draw)
-    world.project.happened("audits", {})
-    return draw
+    world.backend.artifacts.publish_audit_sample(world.ref, sample)
+    world.project.on_event("audits", {})
+    return sample
 
 
 def tasks_of(world: World, label: str) -> list[TaskId]:
@@ -78,9 +78,9 @@ def test_the_chain_goes_on_after_an_audit_from_where_it_was(world: World) -> Non
     assert world.label_of(without) == "a"
     drawn(world, [TaskId(14)])
     assert world.answer(without).task == 14  # an audit of another region
-    history = list(world.queue.chains[1].history)
+    history = list(world.queue.sessions[1].history)
     move = world.answer(TaskId(14))
-    assert world.queue.chains[1].history == history == [without, 1]
+    assert world.queue.sessions[1].history == history == [without, 1]
     assert world.label_of(move.task) == "a"
     assert world.studio.serve(1) == move.task
 
@@ -101,7 +101,7 @@ def test_about_the_share_of_what_is_served_are_audits(state: RedisState) -> None
     task, put_in = TaskId(1), []
     for _ in range(120):
         task = world.answer(task).task
-        put_in.append(world.queue.chains[1].audit == task)  # not what the strategy came upon by itself
+        put_in.append(world.queue.sessions[1].audit == task)  # not what the strategy came upon by itself
     assert 15 <= sum(put_in) <= 45
     gaps = np.diff(np.flatnonzero(put_in))
     assert len(set(gaps.tolist())) > 2, "a fixed rhythm could be counted"
@@ -168,38 +168,39 @@ def test_a_draw_freezes_every_open_task_in_random_order(world: World) -> None:
         world.answer(TaskId(task))
     backend = world.backend
     parts = (world.ref, world.state, backend.artifacts, world.features)
-    draw = make_draw(*parts, Target(0.1, 0.9), seed=1, surest=1.0)
-    assert sorted(draw.tasks.tolist()) == world.tasks[3:]
-    assert draw.tasks.tolist() != world.tasks[3:]
+    sample = draw_sample(*parts, Target(0.1, 0.9), seed=1, surest=1.0)
+    assert sorted(sample.tasks.tolist()) == world.tasks[3:]
+    assert sample.tasks.tolist() != world.tasks[3:]
     said = {
-        task: draw.answers[n] for task, n in zip(draw.tasks.tolist(), draw.suggested.tolist(), strict=True)
+        task: sample.answers[n]
+        for task, n in zip(sample.tasks.tolist(), sample.suggested.tolist(), strict=True)
     }
     assert said == {task: (world.label_of(task),) for task in world.tasks[3:]}
-    assert 1 <= draw.count == draw.planned <= len(draw)
-    again = make_draw(*parts, Target(0.1, 0.9), seed=1, surest=1.0, count=5)
+    assert 1 <= sample.count == sample.planned <= len(sample)
+    again = draw_sample(*parts, Target(0.1, 0.9), seed=1, surest=1.0, count=5)
     assert (again.number, again.count) == (2, 5)
-    assert again.tasks.tolist() == draw.tasks.tolist()
-    assert make_draw(*parts, Target(0.1, 0.9), seed=2, surest=1.0).tasks.tolist() != draw.tasks.tolist()
+    assert again.tasks.tolist() == sample.tasks.tolist()
+    assert draw_sample(*parts, Target(0.1, 0.9), seed=2, surest=1.0).tasks.tolist() != sample.tasks.tolist()
 
 
 def test_a_draw_from_the_surest_leaves_the_others_out(world: World) -> None:
     for task in (1, 2, 3):
         world.answer(TaskId(task))
     parts = (world.ref, world.state, world.backend.artifacts, world.features)
-    whole, part = (make_draw(*parts, Target(0.1, 0.9), surest=share) for share in (1.0, 0.5))
+    whole, part = (draw_sample(*parts, Target(0.1, 0.9), surest=share) for share in (1.0, 0.5))
     assert len(part) == 14
     assert part.confidences.min() >= np.sort(whole.confidences)[-14]
-    assert 1 <= len(make_draw(*parts, Target(0.1, 0.9))) <= len(whole)
+    assert 1 <= len(draw_sample(*parts, Target(0.1, 0.9))) <= len(whole)
 
 
 def test_errors_may_be_a_share_of_all_labels_that_there_will_be(world: World) -> None:
     for task in (1, 2, 3):
         world.answer(TaskId(task))
     parts = (world.ref, world.state, world.backend.artifacts, world.features)
-    draw = make_draw(*parts, Target(0.1, 0.9), surest=0.5, of_all=True)
-    assert (len(draw), draw.target.of, draw.target.tolerated(len(draw))) == (14, 30, 3)
-    assert draw.count == min(draw.planned, audits_needed(draw.target, 0.0, 14))
-    assert make_draw(*parts, Target(0.1, 0.9), surest=0.5, of_all=True, count=13).count == 13
+    sample = draw_sample(*parts, Target(0.1, 0.9), surest=0.5, of_all=True)
+    assert (len(sample), sample.target.of, sample.target.tolerated(len(sample))) == (14, 30, 3)
+    assert sample.count == min(sample.planned, audits_needed(sample.target, 0.0, 14))
+    assert draw_sample(*parts, Target(0.1, 0.9), surest=0.5, of_all=True, count=13).count == 13
 
 
 def test_every_task_is_equally_likely_to_be_an_audit(world: World) -> None:
@@ -208,7 +209,7 @@ def test_every_task_is_equally_likely_to_be_an_audit(world: World) -> None:
     counts = dict.fromkeys(world.tasks, 0)
     for seed in range(200):
         parts = (world.ref, world.state, world.backend.artifacts, world.features)
-        for task in make_draw(*parts, Target(0.1, 0.9), seed=seed, surest=1.0, count=9).audits:
+        for task in draw_sample(*parts, Target(0.1, 0.9), seed=seed, surest=1.0, count=9).audits:
             counts[task] += 1
     drawn_ = np.array([counts[task] for task in world.tasks[3:]])
     assert drawn_.sum() == 200 * 9
@@ -216,9 +217,9 @@ def test_every_task_is_equally_likely_to_be_an_audit(world: World) -> None:
 
 
 def test_more_audits_are_the_next_of_the_same_draw(world: World) -> None:
-    draw = drawn(world, AUDITS)
+    sample = drawn(world, AUDITS)
     longer = ask_more(world.ref, world.state, world.backend.artifacts, 3)
     assert longer.audits[: len(AUDITS)] == AUDITS
     assert longer.count == len(AUDITS) + 3
-    assert replace(longer, count=draw.count).facts() == draw.facts()
-    assert ask_more(world.ref, world.state, world.backend.artifacts, 10**6).count == len(draw)
+    assert replace(longer, count=sample.count).facts() == sample.facts()
+    assert ask_more(world.ref, world.state, world.backend.artifacts, 10**6).count == len(sample)

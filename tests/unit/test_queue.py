@@ -84,10 +84,10 @@ def test_two_annotators_walk_their_own_chains(world: World) -> None:
 
 
 def test_what_is_promised_to_one_annotator_is_never_given_to_another(world: World) -> None:
-    promised = world.answer(TaskId(1), who=1).task
+    reserved = world.answer(TaskId(1), who=1).task
     for task in (4, 7, 10, 13):
-        if task != promised:
-            assert world.answer(TaskId(task), who=2).task != promised
+        if task != reserved:
+            assert world.answer(TaskId(task), who=2).task != reserved
 
 
 @pytest.mark.parametrize("label", ["a", "b"])
@@ -117,7 +117,7 @@ def test_a_skip_gives_no_label_away_and_the_chain_goes_on(world: World) -> None:
     move = world.answer(skipped, skipped=True)
     assert world.index.state[skipped] == LabelState.SKIPPED
     assert world.label_of(move.task) == "a"
-    assert world.queue.chains[1].history == [1]
+    assert world.queue.sessions[1].history == [1]
 
 
 def test_a_deleted_annotation_opens_its_task_again(world: World) -> None:
@@ -175,7 +175,7 @@ def test_the_window_never_runs_dry(state: RedisState, annotators: int) -> None:
 def test_a_strategy_switch_takes_effect_at_the_next_submit(state: RedisState, world: World) -> None:
     world.answer(TaskId(1))
     state.set_options(world.ref, strategy="diversity")
-    world.project.happened("strategy", {})
+    world.project.on_event("strategy", {})
     best = [task for task in world.queue.ranking if task not in (1, 2)]
     move = world.answer(TaskId(2), who=2)
     assert move.task == best[0]
@@ -194,7 +194,7 @@ def test_while_the_front_is_renewed_the_promised_task_is_served_at_every_moment(
         fronts.append(min((score, task) for task, score, _ in world.studio.rows.values())[1])
 
     monkeypatch.setattr(world.studio, "_write", watched)
-    world.queue.renew_front(world.project.live, world.studio)
+    world.queue.renew_front(world.project.pool, world.studio)
     after = min((score, task) for task, score, _ in world.studio.rows.values())[1]
     assert len(fronts) > 2
     assert {*fronts, after} == {move.task}
@@ -207,7 +207,7 @@ def test_a_submit_without_a_write_while_the_front_is_renewed_gets_what_it_was_pr
     for task in (1, 2, 3):
         move = world.answer(TaskId(task))
     assert world.studio.serve(1) == move.task
-    look_ahead.look_ahead(world.queue, world.project.live, world.studio)
+    look_ahead.look_ahead(world.queue, world.project.pool, world.studio)
     write, moves = world.studio._write, []
 
     def answered_meanwhile() -> None:
@@ -217,30 +217,30 @@ def test_a_submit_without_a_write_while_the_front_is_renewed_gets_what_it_was_pr
             moves[0] = world.answer(move.task)
 
     monkeypatch.setattr(world.studio, "_write", answered_meanwhile)
-    world.queue.renew_front(world.project.live, world.studio)
+    world.queue.renew_front(world.project.pool, world.studio)
     assert not moves[0].written
     assert world.studio.serve(1) == moves[0].task
 
 
 def test_a_window_loaded_while_a_write_is_under_way_keeps_the_newer_score(world: World) -> None:
-    live, window = world.project.live, world.queue.window
+    pool, window = world.project.pool, world.queue.window
     task = TaskId(9)
-    window.stage(live, task, EMPTY)
+    window.stage(pool, task, EMPTY)
     score = window.places[task].score
     window.load(world.ref)
-    window.write(live, task, world.studio)
+    window.write(pool, task, world.studio)
     assert window.places[task].score == score
     assert world.studio.serve(1) == task
 
 
 def test_of_two_writes_of_one_task_the_first_tells_label_studio_the_newer_place(world: World) -> None:
     # Else a submit whose place was staged anew in between would return before anybody has written it.
-    live, window, task = world.project.live, world.queue.window, TaskId(9)
-    window.stage(live, task, EMPTY)
-    window.stage(live, task, EMPTY)
+    pool, window, task = world.project.pool, world.queue.window, TaskId(9)
+    window.stage(pool, task, EMPTY)
+    window.stage(pool, task, EMPTY)
     writes = world.studio.writes
     for _ in range(2):
-        window.write(live, task, world.studio)
+        window.write(pool, task, world.studio)
         assert [row.score for row in world.studio.predictions(1, [task])] == [window.places[task].score]
         assert world.studio.serve(1) == task
     assert world.studio.writes == writes + 1
@@ -263,18 +263,18 @@ def test_what_is_being_written_in_bulk_is_not_chosen_unless_nothing_else_is_open
         return store(project, rows)
 
     monkeypatch.setattr(world.studio, "import_predictions", meanwhile)
-    world.project.tend()
+    world.project.run_maintenance()
     assert chosen
 
 
 def test_a_place_that_could_not_be_written_is_written_by_whoever_comes_next(world: World) -> None:
-    live, window, task = world.project.live, world.queue.window, TaskId(9)
+    pool, window, task = world.project.pool, world.queue.window, TaskId(9)
     world.studio.down = True
-    window.stage(live, task, EMPTY)
-    window.stage(live, task, EMPTY)
-    window.write(live, task, world.studio)
+    window.stage(pool, task, EMPTY)
+    window.stage(pool, task, EMPTY)
+    window.write(pool, task, world.studio)
     world.studio.down = False
-    window.write(live, task, world.studio)
+    window.write(pool, task, world.studio)
     assert world.studio.serve(1) == task
 
 
@@ -290,12 +290,12 @@ def test_answers_that_arrive_while_everything_is_reloaded_are_all_there_afterwar
         work = [people.submit(label, who) for who in range(4)]
         while not all(one.done() for one in work):
             world.project.reload()
-            world.project.tend()
+            world.project.run_maintenance()
         for one in work:
             one.result()
-    assert world.project.live.counts()["labelled"] == 120
+    assert world.project.pool.counts()["labelled"] == 120
     assert set(world.index.state.values()) == {LabelState.LABELLED}
-    world.project.queue.window.resolve(world.project.live, world.studio)
+    world.project.queue.window.resolve(world.project.pool, world.studio)
     held = [row.task for row in world.studio.predictions(1)]
     assert len(held) == len(set(held))
 
@@ -318,13 +318,13 @@ def test_a_strategy_that_fails_neither_stops_submits_nor_empties_the_window(
 def test_predictions_handed_to_label_studio_are_forgotten_only_when_they_are_long_overdue(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    window, live = world.queue.window, world.project.live
+    window, pool = world.queue.window, world.project.pool
     lacking = next(task for task in world.tasks if task not in window)
     world.project.predictions([Task(lacking, {})])
-    window.resolve(live, world.studio)
+    window.resolve(pool, world.studio)
     assert lacking in window
     monkeypatch.setattr("ml_backend.services.queue.window.ARRIVAL_SECONDS", -1.0)
-    window.resolve(live, world.studio)
+    window.resolve(pool, world.studio)
     assert lacking not in window
     assert lacking not in world.state.window(world.ref)
 
@@ -348,7 +348,7 @@ def test_after_looking_ahead_an_accepted_suggestion_needs_no_write(state: RedisS
     assert world.studio.serve(1) == task
     for _ in range(10):
         world.settle(1)
-        look_ahead.look_ahead(world.queue, world.project.live, world.studio)
+        look_ahead.look_ahead(world.queue, world.project.pool, world.studio)
         move = world.answer(task)
         written.append(move.written)
         task = world.studio.serve(1)
@@ -361,7 +361,7 @@ def test_after_looking_ahead_an_accepted_suggestion_needs_no_write(state: RedisS
 def test_looking_ahead_leaves_the_promised_task_in_front_and_happens_once(world: World) -> None:
     move, before = world.answer(TaskId(1)), world.studio.writes
     for _ in range(3):
-        look_ahead.look_ahead(world.queue, world.project.live, world.studio)
+        look_ahead.look_ahead(world.queue, world.project.pool, world.studio)
     assert world.studio.writes == before + 1
     assert world.studio.serve(1) == move.task
 
@@ -371,7 +371,7 @@ def test_nothing_is_looked_ahead_while_two_are_at_work(world: World) -> None:
     world.answer(TaskId(1), who=1)
     world.answer(TaskId(2), who=2)
     writes = world.studio.writes
-    look_ahead.look_ahead(world.queue, world.project.live, world.studio)
+    look_ahead.look_ahead(world.queue, world.project.pool, world.studio)
     assert world.studio.writes == writes
 
 
@@ -394,7 +394,7 @@ def test_a_submit_does_not_trust_a_write_that_is_still_under_way(
     monkeypatch.setattr(world.studio, "update_prediction", partial(slow, real))
     monkeypatch.setattr(world.studio, "create_prediction", partial(slow, made))
     with ThreadPoolExecutor(2) as pool:
-        ahead = pool.submit(look_ahead.look_ahead, world.queue, world.project.live, world.studio)
+        ahead = pool.submit(look_ahead.look_ahead, world.queue, world.project.pool, world.studio)
         assert started.wait(10)
         answer = pool.submit(world.answer, move.task)
         while not any(place.writing == 2 for place in world.queue.window.places.values()):

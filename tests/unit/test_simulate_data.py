@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from ml_backend.bootstrap import Parts
+from ml_backend.bootstrap import Container
 from ml_backend.cli.main import main
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.model import Annotation, AnnotationId, TaskId
@@ -25,8 +25,8 @@ from strategies.cost import Answer
 
 
 @pytest.fixture
-def parts(tmp_path: Path) -> Parts:
-    return Parts(Settings(_env_file=None, data_dir=tmp_path / "rush", device="cpu", image_size=64))
+def container(tmp_path: Path) -> Container:
+    return Container(Settings(_env_file=None, data_dir=tmp_path / "rush", device="cpu", image_size=64))
 
 
 def picture(shade: int) -> bytes:
@@ -47,28 +47,32 @@ def labels_of(path: Path) -> list[str]:
     return labels
 
 
-def test_what_can_not_be_simulated_on_is_named(tmp_path: Path, parts: Parts) -> None:
+def test_what_can_not_be_simulated_on_is_named(tmp_path: Path, container: Container) -> None:
     np.savez(tmp_path / "x.npz", pictures=np.zeros(3))
     with pytest.raises(BadRequest, match=r"x\.npz holds pictures"):
-        prepare(tmp_path / "x.npz", tmp_path, parts, lambda *_: None)
+        prepare(tmp_path / "x.npz", tmp_path, container, lambda *_: None)
     (tmp_path / "a.txt").touch()
     with pytest.raises(BadRequest, match="Can't simulate on"):
-        prepare(tmp_path / "a.txt", tmp_path, parts, lambda *_: None)
+        prepare(tmp_path / "a.txt", tmp_path, container, lambda *_: None)
 
 
-def test_images_that_can_not_be_read_are_named_the_second_time_too(tmp_path: Path, parts: Parts) -> None:
+def test_images_that_can_not_be_read_are_named_the_second_time_too(
+    tmp_path: Path, container: Container
+) -> None:
     for label, shade in (("cat", 10), ("dog", 200)):
         (tmp_path / "photos" / label).mkdir(parents=True)
         (tmp_path / "photos" / label / "good.png").write_bytes(picture(shade))
     (tmp_path / "photos" / "cat" / "broken.png").write_bytes(b"no picture")
     for _ in range(2):
-        found = prepare(tmp_path / "photos", tmp_path / "out", parts, lambda *_: None)
+        found = prepare(tmp_path / "photos", tmp_path / "out", container, lambda *_: None)
         assert labels_of(found.path) == ["cat", "dog"]
         assert len(found.left_out) == 1
         assert "cat/broken.png" in found.left_out[0]
 
 
-def test_an_export_gives_what_people_answered_and_names_the_rest(tmp_path: Path, parts: Parts) -> None:
+def test_an_export_gives_what_people_answered_and_names_the_rest(
+    tmp_path: Path, container: Container
+) -> None:
     for n in range(5):
         (tmp_path / f"{n}.png").write_bytes(picture(40 * n))
     machine = chosen("cat")
@@ -84,13 +88,13 @@ def test_an_export_gives_what_people_answered_and_names_the_rest(tmp_path: Path,
         {"id": n, "data": {"image": f"{n}.png"}, "annotations": found} for n, found in enumerate(annotations)
     ]
     (tmp_path / "export.json").write_text(json.dumps(rows))
-    found = prepare(tmp_path / "export.json", tmp_path / "out", parts, lambda *_: None)
+    found = prepare(tmp_path / "export.json", tmp_path / "out", container, lambda *_: None)
     assert labels_of(found.path) == ["cat", "dog"]
     assert len(found.left_out) == 3
     assert all("no single label" in line for line in found.left_out)
 
 
-def test_only_one_of_several_controls_counts(tmp_path: Path, parts: Parts) -> None:
+def test_only_one_of_several_controls_counts(tmp_path: Path, container: Container) -> None:
     for n in range(2):
         (tmp_path / f"{n}.png").write_bytes(picture(100 * n))
     both = [chosen(label) for label in ("cat", "dog")]
@@ -99,12 +103,12 @@ def test_only_one_of_several_controls_counts(tmp_path: Path, parts: Parts) -> No
         annotation["result"].append(other)
     rows = [{"id": n, "data": {"image": f"{n}.png"}, "annotations": [both[n]]} for n in range(2)]
     (tmp_path / "export.json").write_text(json.dumps(rows))
-    found = prepare(tmp_path / "export.json", tmp_path, parts, lambda *_: None)
+    found = prepare(tmp_path / "export.json", tmp_path, container, lambda *_: None)
     assert (labels_of(found.path), found.left_out) == (["cat", "dog"], [])
 
 
 def test_a_file_that_may_not_be_read_is_left_out(
-    tmp_path: Path, parts: Parts, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, container: Container, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for label, shade in (("cat", 10), ("dog", 200), ("dog", 90)):
         (tmp_path / "photos" / label).mkdir(parents=True, exist_ok=True)
@@ -117,7 +121,7 @@ def test_a_file_that_may_not_be_read_is_left_out(
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", guarded)
-    found = prepare(tmp_path / "photos", tmp_path / "out", parts, lambda *_: None)
+    found = prepare(tmp_path / "photos", tmp_path / "out", container, lambda *_: None)
     assert labels_of(found.path) == ["cat", "dog"]
     assert len(found.left_out) == 1
     assert "Permission denied" in found.left_out[0]
@@ -133,12 +137,12 @@ def test_simulated_minutes_are_those_of_as_many_answers() -> None:
     assert minutes_for(runs, "p", 41) == {}
 
 
-def test_json_min_is_an_export_too(tmp_path: Path, parts: Parts) -> None:
+def test_json_min_is_an_export_too(tmp_path: Path, container: Container) -> None:
     for n in range(2):
         (tmp_path / f"{n}.png").write_bytes(picture(100 * n))
     rows = [{"image": f"{n}.png", "id": n, "choice": "ab"[n]} for n in range(2)]
     (tmp_path / "min.json").write_text(json.dumps(rows))
-    assert labels_of(prepare(tmp_path / "min.json", tmp_path, parts, lambda *_: None).path) == ["a", "b"]
+    assert labels_of(prepare(tmp_path / "min.json", tmp_path, container, lambda *_: None).path) == ["a", "b"]
 
 
 def test_costs_are_published_constant_or_learnt() -> None:
@@ -180,15 +184,15 @@ def test_a_projects_own_minutes_leave_out_pauses_and_the_machine() -> None:
     assert own_minutes([], 1.0, 300) is None
 
 
-def test_folders_of_one_name_and_new_images_are_embedded_anew(tmp_path: Path, parts: Parts) -> None:
+def test_folders_of_one_name_and_new_images_are_embedded_anew(tmp_path: Path, container: Container) -> None:
     for place, names in (("one", ("cat", "dog")), ("two", ("car", "bus"))):
         for shade, label in enumerate(names):
             (tmp_path / place / "train" / label).mkdir(parents=True)
             (tmp_path / place / "train" / label / "a.png").write_bytes(picture(100 * shade))
-    first = prepare(tmp_path / "one" / "train", tmp_path / "out", parts, lambda *_: None)
-    second = prepare(tmp_path / "two" / "train", tmp_path / "out", parts, lambda *_: None)
+    first = prepare(tmp_path / "one" / "train", tmp_path / "out", container, lambda *_: None)
+    second = prepare(tmp_path / "two" / "train", tmp_path / "out", container, lambda *_: None)
     assert labels_of(first.path) == ["cat", "dog"]
     assert labels_of(second.path) == ["bus", "car"]
     (tmp_path / "one" / "train" / "cat" / "b.png").write_bytes(picture(50))
-    more = prepare(tmp_path / "one" / "train", tmp_path / "out", parts, lambda *_: None)
+    more = prepare(tmp_path / "one" / "train", tmp_path / "out", container, lambda *_: None)
     assert labels_of(more.path) == ["cat", "cat", "dog"]

@@ -1,4 +1,4 @@
-"""Generations, projections and draws as files: published whole or not at all, read while the next is written.
+"""Generations, maps and audit samples as files: published whole or not at all.
 
 Each is a folder of one JSON manifest and one .npz without pickles. A pointer file names the current folder
 and is replaced in one step after the folder is on disk, so that a writer that dies at any moment leaves
@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.generation import Array, Generation, Head, Pca, Projection
 from ml_backend.domain.model import ProjectRef
@@ -102,14 +102,14 @@ class FileArtifacts:
         arrays = {name: np.asarray(getattr(projection, name)) for name in MAP}
         self._publish(project, "projection", {"number": projection.generation}, arrays)
 
-    def draw(self, project: ProjectRef) -> Draw | None:
-        """Return the current draw of audits, None before the first."""
+    def audit_sample(self, project: ProjectRef) -> AuditSample | None:
+        """Return the current audit sample, None before the first."""
         found = self._read(project, "draw")
-        return None if found is None else Draw.of(*found)
+        return None if found is None else AuditSample.of(*found)
 
-    def publish_draw(self, project: ProjectRef, draw: Draw) -> None:
-        """Make this the current draw; on return it is on disk."""
-        self._publish(project, "draw", draw.facts(), draw.arrays())
+    def publish_audit_sample(self, project: ProjectRef, audit_sample: AuditSample) -> None:
+        """Make this the current audit sample; on return it is on disk."""
+        self._publish(project, "draw", audit_sample.facts(), audit_sample.arrays())
 
     def _folder(self, project: ProjectRef, kind: str) -> Path:
         return self._root / project.slug / kind

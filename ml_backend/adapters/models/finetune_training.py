@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 32
 LEAST_STEPS = 25
-"""Steps between two looks at the watched images, where an epoch is shorter."""
+"""Steps between two looks at the validation images, where an epoch is shorter."""
 SELF_BATCH = 96
 """Images without a label beside the ``BATCH`` labelled ones of a step."""
 SURE = 0.95
@@ -51,7 +51,7 @@ CLASSIFIER_STEPS = 300
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """``base`` network at ``size`` pixels, ``looks`` at the watched images, ``epochs`` of self-training."""
+    """``base`` network at ``size`` px, ``looks`` at the validation images, ``epochs`` of self-training."""
 
     base: str
     size: int
@@ -66,7 +66,7 @@ class Taught:
 
     rows: Array
     targets: Array
-    watched: Array
+    validation: Array
     multiple: bool
 
 
@@ -93,7 +93,7 @@ class Training:
         self._recipe, self._device, self._pixels = recipe, device, pixels
         self._taught, self._ranks, self._progress = taught, ranks, progress
         self._random = np.random.default_rng(ranks.rank)  # other images on each
-        self._shown, self._watch = np.flatnonzero(~taught.watched), np.flatnonzero(taught.watched)
+        self._shown, self._validation = np.flatnonzero(~taught.validation), np.flatnonzero(taught.validation)
         targets = torch.as_tensor(taught.targets, device=device)
         self._targets = targets.to(torch.float32 if taught.multiple else torch.int64)
 
@@ -114,7 +114,7 @@ class Training:
             self._more = max(self._steps, epochs)
 
     def run(self) -> dict[str, Tensor]:
-        """Train, and return the backbone's weights of the least loss on the watched images."""
+        """Train, and return the backbone's weights of the least loss on the validation images."""
         best = self._on_labels()
         if self._more:
             best = self._on_itself(best)
@@ -126,10 +126,10 @@ class Training:
 
     def _on_labels(self) -> _Best:
         model = self._model
-        best, worse = _Best(self._watched_loss(model), model.weights()), 0
+        best, worse = _Best(self._validation_loss(model), model.weights()), 0
         for step in self._descend(self._taught_loss, self._steps):
             if step % self._between == 0:
-                loss = self._watched_loss(model)
+                loss = self._validation_loss(model)
                 log.debug("step %d: loss %.4f", step, loss)
                 worse = 0 if loss < best.loss else worse + 1
                 best = _Best(loss, model.weights()) if loss < best.loss else best
@@ -155,7 +155,7 @@ class Training:
 
         for _ in self._descend(loss, self._more, self._steps):
             teacher.follow()
-        after = self._watched_loss(teacher.model)
+        after = self._validation_loss(teacher.model)
         log.debug("after self-training: loss %.4f, was %.4f", after, best.loss)
         return _Best(after, teacher.model.weights()) if after < best.loss else best
 
@@ -185,10 +185,10 @@ class Training:
         batch = moved(self._batch(self._taught.rows[mine]), self._random)
         return loss_of(self._says(self._model, batch), self._targets[mine], self._taught.multiple, SMOOTHING)
 
-    def _watched_loss(self, model: Model) -> float:
+    def _validation_loss(self, model: Model) -> float:
         with torch.no_grad():
-            said = model.classifier(self._features(model.module, self._taught.rows[self._watch]))
-            loss = loss_of(said, self._targets[self._watch], self._taught.multiple)
+            said = model.classifier(self._features(model.module, self._taught.rows[self._validation]))
+            loss = loss_of(said, self._targets[self._validation], self._taught.multiple)
             return self._ranks.agree(float(loss), self._device)
 
     def _says(self, model: Model, images: Tensor) -> Tensor:

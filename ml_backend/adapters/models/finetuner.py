@@ -39,7 +39,7 @@ class TorchFinetuner:
     Where there are several GPUs each trains on batches of its own (``processes``, 0: one per GPU).
     Self-training takes ``epochs`` over the images without a label (None: GPU_EPOCHS, without a GPU as few as
     give it the steps that the labels had), never fewer steps than the labels had.
-    Keeps the weights of the least loss on the watched images, as safetensors in ``folder``. Raises what
+    Keeps the weights of the least loss on the validation images, as safetensors in ``folder``. Raises what
     ``torch_device``, ``backbones.backbone`` and ``pixels_to_features`` raise.
     """
 
@@ -69,13 +69,13 @@ class TorchFinetuner:
         keys: Sequence[str],
         images: Iterable[tuple[str, bytes]],
         targets: Array,
-        watched: Array,
+        validation: Array,
         *,
         multiple: bool,
         progress: Progress = lambda done, total: None,
     ) -> str:
         """Train on (key, file bytes); see the port. Images that can't be decoded are left out."""
-        name = f"{self._base}~{self._digest(keys, targets, watched)}"
+        name = f"{self._base}~{self._digest(keys, targets, validation)}"
         path = weights_path(name, self._folder)
         if not path.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +83,7 @@ class TorchFinetuner:
                 pixels, rows = self._decode(keys, images, Path(folder) / "pixels")
                 known = [place for place, row in enumerate(rows) if row < len(targets)]
                 teach = [rows[place] for place in known]
-                taught = Taught(np.array(known), targets[teach], watched[teach], multiple)
+                taught = Taught(np.array(known), targets[teach], validation[teach], multiple)
                 fresh = Path(folder) / "weights"
                 if self._processes == 1:
                     self._write(Ranks(), pixels, taught, progress, fresh)
@@ -93,12 +93,12 @@ class TorchFinetuner:
                 os.replace(fresh, path)
         return feature_set(name, self._size)
 
-    def _digest(self, keys: Sequence[str], targets: Array, watched: Array) -> str:
+    def _digest(self, keys: Sequence[str], targets: Array, validation: Array) -> str:
         text = hashlib.sha256(
             f"{RECIPE} {self._base} {self._size} {self._looks} {self._rate} {self._epochs}".encode()
         )
         for row, key in enumerate(keys):
-            said = f"{targets[row].tolist()} {bool(watched[row])}" if row < len(targets) else ""
+            said = f"{targets[row].tolist()} {bool(validation[row])}" if row < len(targets) else ""
             text.update(f"{key} {said}\n".encode())
         return text.hexdigest()[:8]
 

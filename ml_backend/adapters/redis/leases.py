@@ -27,7 +27,7 @@ return owner
 RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end"
 
 
-class RedisOwners:
+class RedisLeases:
     """``ports.Owners``: leases of ``seconds`` under this process's ``url``.
 
     What is owned is known without asking Redis, so the owner's requests cost nothing. Raises StoreError where

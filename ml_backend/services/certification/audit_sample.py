@@ -10,12 +10,12 @@ from typing import cast
 
 import numpy as np
 
-from ml_backend.domain.audit_sample import Draw
+from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import BadRequest, NotReady
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.model import LabelState, ProjectRef, Suggestion, TaskId
 from ml_backend.ports import Artifacts, Features, Index, State
-from ml_backend.services.queue.pool import LivePool
+from ml_backend.services.queue.pool import ProjectPool
 from ml_backend.services.queue.suggest import suggest
 from strategies.audits.certify import MIXTURE, audits_needed
 from strategies.audits.plan import plan
@@ -39,10 +39,10 @@ def frozen(
     if generation is None:
         raise NotReady(f"Project {ref.id} has no embedded image yet.", "Import images or run rush sync.")
     spec = parse_label_config(state.options(ref).get("label_config", ""))
-    pool = LivePool(ref, spec, generation, cast(Index, None))  # in bulk no index is asked
+    pool = ProjectPool(ref, spec, generation, cast(Index, None))  # in bulk no index is asked
     pool.add(state.tasks(ref), features, None, index=False)
     pool.load_annotations(state.annotations(ref))
-    rows = np.flatnonzero(pool.known & (pool.states == LabelState.OPEN)).tolist()
+    rows = np.flatnonzero(pool.embedded & (pool.states == LabelState.OPEN)).tolist()
     said = zip(rows, suggest(pool, rows, bulk=True), strict=True)
     known = [(row, suggestion) for row, suggestion in said if suggestion.labels]
     if not known:
@@ -63,7 +63,7 @@ def frozen(
     return found, generation.number, labels
 
 
-def make_draw(
+def draw_sample(
     ref: ProjectRef,
     state: State,
     artifacts: Artifacts,
@@ -76,8 +76,8 @@ def make_draw(
     hidden: bool = False,
     of_all: bool = False,
     seed: int | None = None,
-) -> Draw:
-    """Freeze the open tasks, put them in random order, publish the draw and tell the queue.
+) -> AuditSample:
+    """Freeze the open tasks, put them in random order, publish the audit sample and tell the queue.
 
     The frame are the ``surest`` share of the open tasks, ``count`` of them audits; by default what
     ``audit_plan.plan`` says: audits of images that won't be taken over anyway would be lost. ``of_all``: the
@@ -102,8 +102,8 @@ def make_draw(
     order = np.random.default_rng(seed).permutation(len(found))
     answers = sorted({suggestion.labels for _, suggestion in found})
     position = {labels: n for n, labels in enumerate(answers)}
-    previous = artifacts.draw(ref)
-    draw = Draw(
+    previous = artifacts.audit_sample(ref)
+    sample = AuditSample(
         number=1 if previous is None else previous.number + 1,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=seed,
@@ -118,20 +118,20 @@ def make_draw(
         suggested=np.array([position[suggestion.labels] for _, suggestion in found], np.int32)[order],
         confidences=confidences[order],
     )
-    artifacts.publish_draw(ref, draw)
+    artifacts.publish_audit_sample(ref, sample)
     state.publish(ref, "audits")
-    return draw
+    return sample
 
 
-def ask_more(ref: ProjectRef, state: State, artifacts: Artifacts, more: int) -> Draw:
-    """Ask for the next ``more`` audits of the current draw, in its order; NotReady without a draw."""
-    draw = artifacts.draw(ref)
-    if draw is None:
-        raise NotReady(f"Project {ref.id} has no draw of audits.", f"Run: rush audit --project {ref.id}")
+def ask_more(ref: ProjectRef, state: State, artifacts: Artifacts, more: int) -> AuditSample:
+    """Ask for the next ``more`` audits of the current sample, in its order; NotReady without a sample."""
+    sample = artifacts.audit_sample(ref)
+    if sample is None:
+        raise NotReady(f"Project {ref.id} has no audit sample.", f"Run: rush audit --project {ref.id}")
     if more < 1:
         raise BadRequest(f"{more} more audits are none.", "Give a number above 0.")
-    longer = replace(draw, count=min(len(draw), draw.count + more))
-    artifacts.publish_draw(ref, longer)
+    longer = replace(sample, count=min(len(sample), sample.count + more))
+    artifacts.publish_audit_sample(ref, longer)
     state.publish(ref, "audits")
     return longer
 

@@ -1,4 +1,4 @@
-"""What the audits of a draw certify by now, and what it would take to certify more."""
+"""What the audits of an audit sample certify by now, and what it would take to certify more."""
 
 from __future__ import annotations
 
@@ -9,44 +9,44 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ml_backend.domain.audit_sample import Draw
-from ml_backend.domain.labels import settle_all
+from ml_backend.domain.audit_sample import AuditSample
+from ml_backend.domain.labels import resolve_labels
 from ml_backend.domain.model import Annotation, LabelState, Suggestion, TaskId
 from strategies.audits.certify import (
     MIXTURE,
     Certificate,
-    Rung,
     Tested,
+    Threshold,
     audits_needed,
     certify,
     overall_error,
 )
-from strategies.audits.plan import ladder
+from strategies.audits.plan import thresholds
 from strategies.cost import busy
 
-AIMS = 20
+LOOKED_AT = 20
 """Sets among those not certified yet that are looked at for the one to aim at."""
 
 
 @dataclass(frozen=True, slots=True)
-class Aim:
+class NextTarget:
     """A set that is not certified yet, its audits so far, and how many ``more`` it probably takes.
 
     ``more`` are audits of the whole frame, if errors come as they came so far.
     """
 
-    rung: Rung
+    threshold: Threshold
     audited: int
     wrong: int
     more: int
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Where a draw stands.
+class CertificationStatus:
+    """Where an audit sample stands.
 
-    ``accepted``: the largest certified set, None so far where there is none. ``rest``: positions in the draw
-    of its images that nobody has answered; at most ``wrong`` of their suggestions are wrong, a rate of
+    ``accepted``: the largest certified set, None so far where there is none. ``rest``: positions in the audit
+    sample of its images that nobody has answered; at most ``wrong`` of their suggestions are wrong, a rate of
     ``bound``. That may lie above the target, which is for the whole set or for all labels, where people have
     answered many of those that were right. ``aim``: the set that spares people most answers for each audit
     that it takes; None where all are certified or too many audits were wrong. ``refuted``: people have found
@@ -56,7 +56,7 @@ class Standing:
     unknown.
     """
 
-    draw: Draw
+    sample: AuditSample
     certificate: Certificate
     audited: int
     waiting: int
@@ -66,63 +66,65 @@ class Standing:
     rest: npt.NDArray[np.int64]
     wrong: int
     bound: float
-    aim: Aim | None
+    next_target: NextTarget | None
     refuted: bool
     overall: float
     seconds: float
 
     def suggestion(self, position: int) -> tuple[TaskId, Suggestion]:
-        """The task at this position of the draw, and what is certified about it."""
-        labels = self.draw.answers[int(self.draw.suggested[position])]
-        sure = float(self.draw.confidences[position])
-        return TaskId(int(self.draw.tasks[position])), Suggestion(labels, sure)
+        """The task at this position of the audit sample, and what is certified about it."""
+        labels = self.sample.answers[int(self.sample.suggested[position])]
+        sure = float(self.sample.confidences[position])
+        return TaskId(int(self.sample.tasks[position])), Suggestion(labels, sure)
 
 
-def standing(
-    draw: Draw, tasks: Iterable[TaskId], annotations: Iterable[Annotation], human_error: float = 0.0
-) -> Standing:
+def certification_status(
+    sample: AuditSample, tasks: Iterable[TaskId], annotations: Iterable[Annotation], human_error: float = 0.0
+) -> CertificationStatus:
     """Hold the frozen suggestions against what people answered.
 
-    ``tasks``: those that still exist. Only audits count for the certificate, in the order of the draw up to
-    the first that is not answered. One that was skipped or deleted counts as wrong: whatever is hard for
-    people must not be left out of the sample.
+    ``tasks``: those that still exist. Only audits count for the certificate, in the order of the audit sample
+    up to the first that is not answered. One that was skipped or deleted counts as wrong: whatever is hard
+    for people must not be left out of the sample.
     """
     annotations, there = list(annotations), set(tasks)
-    states = settle_all(annotations)
-    outcomes = _outcomes(draw, there, states)
+    states = resolve_labels(annotations)
+    outcomes = _outcomes(sample, there, states)
     unanswered = np.isnan(outcomes)
-    audited = int(unanswered.argmax()) if unanswered.any() else len(draw)
-    target = draw.target
-    rungs = ladder(draw.confidences, target, draw.planned)
-    certificate = certify(rungs, draw.confidences[:audited], outcomes[:audited] == 0, target)
-    alive = np.array([int(task) in there for task in draw.tasks.tolist()], bool)
+    audited = int(unanswered.argmax()) if unanswered.any() else len(sample)
+    target = sample.target
+    sets = thresholds(sample.confidences, target, sample.planned)
+    certificate = certify(sets, sample.confidences[:audited], outcomes[:audited] == 0, target)
+    alive = np.array([int(task) in there for task in sample.tasks.tolist()], bool)
     by_people = alive & ~unanswered
     accepted, wrong = None, 0
     rest: npt.NDArray[np.int64] = np.empty(0, np.int64)
     for tested in certificate.tested[: None if certificate.failed is None else -1]:
-        inside = draw.confidences >= tested.rung.threshold
+        inside = sample.confidences >= tested.threshold.confidence
         left = np.flatnonzero(inside & alive & ~by_people)
-        most = tested.rung.tolerated - int((inside & by_people & (outcomes == 0)).sum())
+        most = tested.threshold.tolerated - int((inside & by_people & (outcomes == 0)).sum())
         if most >= 0:
             accepted, wrong, rest = tested, most, left
-    frame = set(draw.tasks.tolist())
+    frame = set(sample.tasks.tolist())
     human = sum(1 for state, _ in states.values() if state is LabelState.LABELLED)
     answers = [a for a in annotations if a.lead_time and not a.machine]
     times = np.array([a.lead_time for a in answers], np.float64)
     times = times[busy([a.annotator for a in answers], times)]
     bound = wrong / len(rest) if len(rest) else 0.0
-    return Standing(
-        draw=draw,
+    return CertificationStatus(
+        sample=sample,
         certificate=certificate,
         audited=audited,
-        waiting=int(unanswered[: draw.count].sum()),
+        waiting=int(unanswered[: sample.count].sum()),
         human=human,
         earlier=len({task for task, (state, _) in states.items() if state is LabelState.MACHINE} - frame),
         accepted=accepted,
         rest=rest,
         wrong=wrong,
         bound=bound,
-        aim=_aim(draw, rungs[len(certificate.tested) - 1 :], outcomes[:audited] == 0, accepted)
+        next_target=_next_target(
+            sample, sets[len(certificate.tested) - 1 :], outcomes[:audited] == 0, accepted
+        )
         if certificate.failed is not None
         else None,
         refuted=certificate.accepted is not None and accepted is None,
@@ -132,34 +134,38 @@ def standing(
 
 
 def _outcomes(
-    draw: Draw, there: set[TaskId], states: Mapping[TaskId, tuple[LabelState, tuple[str, ...]]]
+    sample: AuditSample, there: set[TaskId], states: Mapping[TaskId, tuple[LabelState, tuple[str, ...]]]
 ) -> npt.NDArray[np.float64]:
     """(N,) 1 where people say what was suggested, 0 where not or no more there, nan where nobody answered."""
-    outcomes = np.full(len(draw), np.nan)
-    for position, task in enumerate(draw.tasks.tolist()):
+    outcomes = np.full(len(sample), np.nan)
+    for position, task in enumerate(sample.tasks.tolist()):
         state, labels = states.get(TaskId(task), (LabelState.OPEN, ()))
         if task not in there or state is LabelState.SKIPPED:
             outcomes[position] = 0.0
         elif state is LabelState.LABELLED:
-            said = draw.answers[int(draw.suggested[position])]
+            said = sample.answers[int(sample.suggested[position])]
             outcomes[position] = float(set(labels) == set(said))
     return outcomes
 
 
-def _aim(draw: Draw, rungs: list[Rung], wrong: npt.NDArray[np.bool_], accepted: Tested | None) -> Aim | None:
-    """The set to aim at among ``rungs``, those from the first that failed; ``wrong`` (n,) of the audits."""
-    confidences, target = draw.confidences[: len(wrong)], draw.target
-    found: list[Aim] = []
-    for rung in rungs[:: math.ceil(len(rungs) / AIMS)]:
-        inside = confidences >= rung.threshold
+def _next_target(
+    sample: AuditSample, sets: list[Threshold], wrong: npt.NDArray[np.bool_], accepted: Tested | None
+) -> NextTarget | None:
+    """The set to aim at among ``sets``, those from the first that failed; ``wrong`` (n,) of the audits."""
+    confidences, target = sample.confidences[: len(wrong)], sample.target
+    found: list[NextTarget] = []
+    for threshold in sets[:: math.ceil(len(sets) / LOOKED_AT)]:
+        inside = confidences >= threshold.confidence
         audited, errors = int(inside.sum()), int(wrong[inside].sum())
-        expected = (errors + 1) / (audited + MIXTURE / target.rate(rung.size))  # a few audits prove nothing
-        needed = audits_needed(target, expected, rung.size, audited=audited, wrong=errors)
+        expected = (errors + 1) / (
+            audited + MIXTURE / target.rate(threshold.size)
+        )  # a few audits prove nothing
+        needed = audits_needed(target, expected, threshold.size, audited=audited, wrong=errors)
         if needed is None:
             break  # and none of those that hold this set
-        more = math.ceil((needed - audited) * len(draw) / rung.size)
+        more = math.ceil((needed - audited) * len(sample) / threshold.size)
         more = max(more, found[-1].more if found else 0)  # those before it have to pass too
-        found.append(Aim(rung, audited, errors, more))
-    certified = 0 if accepted is None else accepted.rung.size
-    spared = [(aim.rung.size - certified) / aim.more for aim in found]
+        found.append(NextTarget(threshold, audited, errors, more))
+    certified = 0 if accepted is None else accepted.threshold.size
+    spared = [(next_target.threshold.size - certified) / next_target.more for next_target in found]
     return found[int(np.argmax(spared))] if found else None

@@ -10,8 +10,7 @@ from ml_backend.domain.errors import BadRequest, LabelStudioError, NotFound, Unu
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.model import MODEL_VERSION, ProjectRef
 from ml_backend.ports import LabelStudio, State
-from ml_backend.services.connecting import hotkeys
-from ml_backend.services.connecting import label_studio_setup as attachment
+from ml_backend.services.connecting import hotkeys, label_studio_setup
 from ml_backend.settings import Settings
 
 Outcome = Literal["done", "changed", "kept", "open"]
@@ -108,7 +107,7 @@ def label_step(ref: ProjectRef, studio: LabelStudio, label_config: str) -> Step:
 def settings_step(ref: ProjectRef, studio: LabelStudio) -> Step:
     """Sampling, annotations per task, shown predictions."""
     now = studio.project(ref.id)
-    change = {name: value for name, value in attachment.WANTED.items() if now.get(name) != value}
+    change = {name: value for name, value in label_studio_setup.WANTED.items() if now.get(name) != value}
     if not change:
         return Step("project settings", "kept")
     studio.update_project(ref.id, **change)
@@ -118,7 +117,7 @@ def settings_step(ref: ProjectRef, studio: LabelStudio) -> Step:
 
 def backend_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> Step:
     """Exactly one ML backend row of ours, that Label Studio can reach."""
-    wanted = attachment.backend_body(settings, ref.id)
+    wanted = label_studio_setup.backend_body(settings, ref.id)
     ours = _our_backends(ref, studio, wanted["url"])
     row = ours.pop() if ours else None
     for other in ours:
@@ -139,7 +138,7 @@ def backend_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> St
 
 def _our_backends(ref: ProjectRef, studio: LabelStudio, url: str) -> list[dict[str, Any]]:
     """The ML backend rows with our title or address, the one to keep last."""
-    rows = attachment.backends(studio, ref.id)
+    rows = label_studio_setup.backends(studio, ref.id)
     ours = [row for row in rows if row["title"] == MODEL_VERSION or row["url"].rstrip("/") == url]
     return sorted(ours, key=lambda row: (row["url"].rstrip("/") == url, row["title"] == MODEL_VERSION))
 
@@ -183,19 +182,19 @@ def version_step(ref: ProjectRef, studio: LabelStudio) -> Step:
 
 def webhook_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> Step:
     """Exactly one active webhook to this backend, with all that it needs."""
-    url = attachment.webhook_url(settings.backend_url)
-    rows = [row for row in attachment.webhooks(studio, ref.id) if row["url"].rstrip("/") == url]
+    url = label_studio_setup.webhook_url(settings.backend_url)
+    rows = [row for row in label_studio_setup.webhooks(studio, ref.id) if row["url"].rstrip("/") == url]
     for extra in rows[1:]:
         studio.call("DELETE", f"/api/webhooks/{extra['id']}/")
     removed = f", {len(rows) - 1} more removed" if len(rows) > 1 else ""
     if rows:
-        change = attachment.webhook_faults(rows[0], settings)
+        change = label_studio_setup.webhook_faults(rows[0], settings)
         if change:  # the whole row: Label Studio empties the list of actions where it isn't sent
             kept = {name: rows[0][name] for name in ("url", "actions", "headers", "send_for_all_actions")}
             studio.call("PATCH", f"/api/webhooks/{rows[0]['id']}/", json=kept | change)
             return Step("webhook", "changed", f"{url}: {', '.join(change)}{removed}")
         return Step("webhook", "changed" if removed else "kept", url + removed)
-    headers = attachment.webhook_headers(settings)
+    headers = label_studio_setup.webhook_headers(settings)
     body = {"project": ref.id, "url": url, "send_payload": True, "send_for_all_actions": True}
     try:
         studio.call("POST", "/api/webhooks/", json={**body, "headers": headers, "is_active": True})
@@ -211,12 +210,12 @@ def webhook_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> St
 
 def event_step(ref: ProjectRef, studio: LabelStudio, state: State, settings: Settings) -> Step:
     """Proof: an event is provoked, and the backend notes it."""
-    if attachment.event_arrives(studio, state, ref):
+    if label_studio_setup.event_arrives(studio, state, ref):
         return Step("webhook event", "done", "provoked, and seen to arrive")
-    url = attachment.webhook_url(settings.backend_url)
+    url = label_studio_setup.webhook_url(settings.backend_url)
     raise LabelStudioError(
         f"Label Studio's webhook {url} is set, but a provoked event did not arrive within "
-        f"{attachment.WEBHOOK_SECONDS:g} s.",
+        f"{label_studio_setup.WEBHOOK_SECONDS:g} s.",
         f"{SWITCHES}; check that {url} can be reached from Label Studio's machine, and that this command "
         "uses the backend's RUSH_REDIS_URL and RUSH_WEBHOOK_SECRET.",
     )
@@ -237,7 +236,7 @@ def queue_step(ref: ProjectRef, studio: LabelStudio, state: State) -> Step:
     """Proof: the next task that Label Studio serves is the one in front of our queue."""
     if not state.window(ref):
         return Step("queue", "open", "no task has a prediction yet; rush doctor checks the order later")
-    served = attachment.ask_next(studio, state, ref)
+    served = label_studio_setup.ask_next(studio, state, ref)
     if served is None:
         return Step("queue", "open", "no task is left to label")
     if served.held:

@@ -19,7 +19,7 @@ import strategies
 from ml_backend.domain.content_hash import content_key
 from ml_backend.domain.errors import BadRequest, RushError
 from ml_backend.domain.generation import Floats, Projection
-from ml_backend.domain.labels import settle_all
+from ml_backend.domain.labels import resolve_labels
 from ml_backend.domain.model import (
     EMPTY,
     MODEL_VERSION,
@@ -213,7 +213,7 @@ class Importer:
             self.progress("Importing", start + len(some), len(keys))
 
     def _window_states(self) -> Iterator[LabelState]:
-        settled = settle_all(self.state.annotations(self.ref))
+        settled = resolve_labels(self.state.annotations(self.ref))
         for task in self.state.window(self.ref):
             yield settled.get(task, (LabelState.OPEN, ()))[0]
 

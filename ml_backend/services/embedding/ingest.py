@@ -97,7 +97,7 @@ class _Ingest:
         seen = self.state.keys_of([self._source(address) for address in addresses])
         keys = {address: key for address, key in zip(addresses, seen, strict=True) if key}
         missing = set(self.features.missing(keys.values()))
-        self._settle({address: key for address, key in keys.items() if key not in missing})
+        self._note_keys({address: key for address, key in keys.items() if key not in missing})
 
     def new_images(self, pool: ThreadPoolExecutor) -> Iterator[tuple[str, bytes]]:
         """(content key, bytes) of each image without features, once, in the order of the tasks."""
@@ -126,7 +126,7 @@ class _Ingest:
                 self.features.append(list(chunk), np.stack(list(chunk.values())))
             waiting = self.waiting.copy()
             missing = set(self.features.missing(waiting.values()))
-            self._settle({address: key for address, key in waiting.items() if key not in missing})
+            self._note_keys({address: key for address, key in waiting.items() if key not in missing})
 
     def finish(self) -> IngestReport:
         """The report, once everything is stored: what still waits has no features."""
@@ -134,7 +134,7 @@ class _Ingest:
             self._fail(address, self.problems.get(key, "The embedder skipped this image."))
         return IngestReport(self.embedded, self.failed)
 
-    def _settle(self, keys: Mapping[str, ContentKey]) -> None:
+    def _note_keys(self, keys: Mapping[str, ContentKey]) -> None:
         if not keys:
             return
         tasks = {task: key for address, key in keys.items() for task in self.tasks_at[address]}

@@ -42,7 +42,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class FullRound:
+class FinetuningRun:
     """What a round needs: ``learner`` works on the current features, ``learner_on`` on those of a set.
 
     ``embed`` gives tasks at addresses features of a set, skipping those that have them.
@@ -75,13 +75,13 @@ class FullRound:
 
         rows, judging = np.arange(len(labelled.keys)), folds(labelled.targets, multiple=multiple)
         new = ~np.isin(labelled.tasks, current.manifest.get("tuned_on", ()))
-        held_out, watching = set_aside(
+        held_out, validating = split_holdout(
             current.pca.encode(self.learner.features.get(labelled.keys)),
             np.zeros(len(labelled.keys), np.int64) if multiple else labelled.targets,
             np.isin(rows, np.concatenate(judging)) & new,
         )
         shown = np.setdiff1d(rows, held_out)
-        watched = np.isin(shown, watching)
+        validation = np.isin(shown, validating)
         taught = [labelled.tasks[row] for row in shown.tolist()]
         keys_of = self.learner.state.tasks(ref)
         known = set(labelled.tasks)
@@ -92,7 +92,7 @@ class FullRound:
             list(wanted.values()),
             self._images(ref, wanted, addresses),
             labelled.targets[shown],
-            watched,
+            validation,
             multiple=multiple,
             progress=lambda done, total: self.progress("of fine-tuning", done, total),
         )
@@ -132,7 +132,7 @@ class FullRound:
                     yield keys[address], data
 
 
-def set_aside(vectors: Floats, kinds: Array, fair: npt.NDArray[np.bool_]) -> tuple[Rows, Rows]:
+def split_holdout(vectors: Floats, kinds: Array, fair: npt.NDArray[np.bool_]) -> tuple[Rows, Rows]:
     """Rows that judge the network (a fifth) and that say when to stop (a tenth of the others).
 
     Of unit vectors (n, d) and their kinds (n,), evenly, but as long as there are others none of the first

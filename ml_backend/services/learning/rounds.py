@@ -12,7 +12,7 @@ import numpy as np
 from ml_backend.domain.errors import NotReady
 from ml_backend.domain.generation import Array, Floats, Generation, Head, Pca, Projection
 from ml_backend.domain.label_config import parse_label_config
-from ml_backend.domain.labels import settle_all
+from ml_backend.domain.labels import resolve_labels
 from ml_backend.domain.model import ContentKey, LabelSpec, LabelState, ProjectRef, TaskId
 from ml_backend.ports import Artifacts, Features, Projector, State, Trainer
 from ml_backend.services.learning.maps import fit_pca, lay_out
@@ -127,7 +127,7 @@ class Learner:
         tasks, spec = self.state.tasks(ref), self._spec(ref)
         column = {label: n for n, label in enumerate(spec.classes)}
         labelled: list[tuple[TaskId, ContentKey, list[int]]] = []
-        for task, (state, labels) in sorted(settle_all(self.state.annotations(ref)).items()):
+        for task, (state, labels) in sorted(resolve_labels(self.state.annotations(ref)).items()):
             chosen = [column[label] for label in labels if label in column]
             key = tasks.get(task)
             if state is LabelState.LABELLED and key and (chosen or spec.multiple):

@@ -6,8 +6,8 @@ import time
 
 from ml_backend.domain.model import TaskId
 from ml_backend.ports import LabelStudio
-from ml_backend.services.queue.order import ChainOf, Queue
-from ml_backend.services.queue.pool import LivePool
+from ml_backend.services.queue.order import AnnotatorSession, Queue
+from ml_backend.services.queue.pool import ProjectPool
 from ml_backend.services.queue.suggest import suggest
 
 SERVED_SECONDS = 0.2
@@ -18,51 +18,55 @@ BEHIND = 2.0**-10
 """From a place to the one right behind it; places put in front are a whole 1 apart."""
 
 
-def look_ahead(queue: Queue, live: LivePool, studio: LabelStudio) -> None:
+def look_ahead(queue: Queue, pool: ProjectPool, studio: LabelStudio) -> None:
     """Put what would follow an accepted suggestion right behind the task that is being labelled.
 
     A hint like every place: the submit checks it, and writes where it turns out otherwise. Only where one
     annotator is at work, since what others submit goes in front of it anyway; once for each of their tasks.
     """
-    with queue.lock, live.lock:
-        annotator, chain = _alone(queue)
-        current = chain.next
-        if current is None or current == chain.ahead or not live.is_open(current):
+    with queue.lock, pool.lock:
+        annotator, session = _alone(queue)
+        current = session.next
+        if current is None or current == session.ahead or not pool.is_open(current):
             return
-        chain.ahead = current
+        session.ahead = current
         places = queue.window.places
-        task, front = _after(queue, live, annotator, chain, current), places.get(current)
+        task, front = _after(queue, pool, annotator, session, current), places.get(current)
         place = places.get(task) if task is not None else None
         if task is None or front is None or (place is not None and place.writing):
             return
-        suggestion = suggest(live, [live.row_of[task]])[0]
-        others = [it.score for name, it in queue.window.open(live).items() if name not in (current, task)]
+        suggestion = suggest(pool, [pool.row_of[task]])[0]
+        others = [it.score for name, it in queue.window.open(pool).items() if name not in (current, task)]
         behind, score = min(others, default=float("inf")), front.score + BEHIND
         if place is not None and front.score < place.score < behind and place.labels == suggestion.labels:
             return  # it stands there already
         if score >= behind:
             return  # something else is in front, or accepted ones have filled the gap behind it
-        queue.window.stage(live, task, suggestion, score)
-    queue.window.write(live, task, studio)
+        queue.window.stage(pool, task, suggestion, score)
+    queue.window.write(pool, task, studio)
 
 
-def _alone(queue: Queue) -> tuple[int, ChainOf]:
+def _alone(queue: Queue) -> tuple[int, AnnotatorSession]:
     """The only annotator at work, once the task after their last submit is served; else an empty chain."""
     now = time.monotonic()
-    at_work = [(who, chain) for who, chain in queue.chains.items() if now - chain.since < ALONE_SECONDS]
+    at_work = [
+        (who, session) for who, session in queue.sessions.items() if now - session.since < ALONE_SECONDS
+    ]
     if len(at_work) == 1 and now - at_work[0][1].since > SERVED_SECONDS:
         return at_work[0]
-    return 0, ChainOf()
+    return 0, AnnotatorSession()
 
 
-def _after(queue: Queue, live: LivePool, annotator: int, chain: ChainOf, current: TaskId) -> TaskId | None:
+def _after(
+    queue: Queue, pool: ProjectPool, annotator: int, session: AnnotatorSession, current: TaskId
+) -> TaskId | None:
     """What this annotator would see after accepting the suggestion for the task ``current``."""
-    row, available = live.row_of[current], queue.available(live, annotator)
+    row, available = pool.row_of[current], queue.available(pool, annotator)
     available[row] = False
-    answers = live.answers.copy()
-    answers[row] = live.answer_of(suggest(live, [row])[0].labels)
-    history = [live.row_of[task] for task in chain.history if task in live.row_of]
+    answers = pool.answers.copy()
+    answers[row] = pool.answer_of(suggest(pool, [row])[0].labels)
+    history = [pool.row_of[task] for task in session.history if task in pool.row_of]
     if history and answers[history[0]] != answers[row]:
         history = []
-    following = queue.step(live, available, row, history, answers)
-    return queue.top(live, available) if following is None else TaskId(int(live.ids[following]))
+    following = queue.step(pool, available, row, history, answers)
+    return queue.top(pool, available) if following is None else TaskId(int(pool.ids[following]))

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.domain.generation import Array, Floats, Generation
-from ml_backend.domain.labels import settle
+from ml_backend.domain.labels import resolve_label
 from ml_backend.domain.model import (
     SPACE_DIM,
     Annotation,
@@ -30,7 +30,7 @@ GONE = -1
 BLOCK = 1024
 
 
-class LivePool:
+class ProjectPool:
     """Arrays over the tasks of one project, one row per task; all access under ``lock``."""
 
     def __init__(self, ref: ProjectRef, spec: LabelSpec, generation: Generation | None, index: Index) -> None:
@@ -40,7 +40,7 @@ class LivePool:
         self.ids: Array = np.empty(0, np.int64)
         self.row_of: dict[TaskId, int] = {}
         self.states: Array = np.empty(0, np.int8)
-        self.known: Array = np.empty(0, bool)
+        self.embedded: Array = np.empty(0, bool)
         self.raw: Floats = np.empty((0, SPACE_DIM), np.float32)
         self.head: Floats | None = None
         self.probabilities: Floats | None = None
@@ -86,7 +86,7 @@ class LivePool:
             self._grow([task for task in tasks if task not in self.row_of])
             rows = np.array([self.row_of[task] for task in tasks], np.int64)
             self.states[rows[self.states[rows] == GONE]] = LabelState.OPEN
-            ready = [task for task, key in tasks.items() if key and not self.known[self.row_of[task]]]
+            ready = [task for task, key in tasks.items() if key and not self.embedded[self.row_of[task]]]
         if self.generation is None:
             return  # nothing tells yet where an image lies
         present = {tasks[task] for task in ready} - set(features.missing(tasks[task] for task in ready))
@@ -105,7 +105,7 @@ class LivePool:
             return np.concatenate([array, np.full((count, *array.shape[1:]), fill, array.dtype)])
 
         self.ids = np.concatenate([self.ids, np.array(fresh, np.int64)])
-        self.states, self.known = longer(self.states, LabelState.OPEN), longer(self.known, False)
+        self.states, self.embedded = longer(self.states, LabelState.OPEN), longer(self.embedded, False)
         self.raw = longer(self.raw, 0)
         self.targets = longer(self.targets, 0 if self.spec.multiple else -1)
         self.answers = longer(self.answers, -1)
@@ -141,7 +141,7 @@ class LivePool:
                 self.probabilities[rows] = head.probabilities(vectors["head"], multiple=self.spec.multiple)
             if place is not None:
                 self.clusters[rows], self.density[rows] = place.of(keys, raw)
-            self.known[rows] = True
+            self.embedded[rows] = True
             if index:
                 kept = {space: vectors[space] for space in self.searched & vectors.keys()}
                 self.index.upsert(self.ids[rows], kept, self._index_states(rows))
@@ -154,8 +154,8 @@ class LivePool:
             for task in gone:
                 for annotation in self.of_task.pop(task, ()):
                     self.annotations.pop(annotation, None)
-                self._settle(task, mark=False)
-                self.states[self.row_of[task]], self.known[self.row_of[task]] = GONE, False
+                self._resolve(task, mark=False)
+                self.states[self.row_of[task]], self.embedded[self.row_of[task]] = GONE, False
             if gone:
                 self.version += 1
                 self.index.delete(gone)
@@ -170,7 +170,7 @@ class LivePool:
             before = self.annotations.get(annotation.id)
             self.annotations[annotation.id] = annotation
             self.of_task.setdefault(annotation.task, set()).add(annotation.id)
-            self._settle(annotation.task)
+            self._resolve(annotation.task)
             return before != annotation
 
     def forget(self, annotations: Iterable[AnnotationId]) -> list[TaskId]:
@@ -182,13 +182,13 @@ class LivePool:
                 if old is not None:
                     self.of_task.get(old.task, set()).discard(annotation)
                     tasks.append(old.task)
-                    self._settle(old.task)
+                    self._resolve(old.task)
             return tasks
 
-    def _settle(self, task: TaskId, *, mark: bool = True) -> None:
+    def _resolve(self, task: TaskId, *, mark: bool = True) -> None:
         """Derive a task's state and label from its annotations."""
         row = self.row_of[task]
-        state, labels = settle(self.annotations[number] for number in self.of_task.get(task, ()))
+        state, labels = resolve_label(self.annotations[number] for number in self.of_task.get(task, ()))
         labels = tuple(label for label in labels if label in self.classes)
         self.states[row] = state
         self.version += 1
@@ -198,7 +198,7 @@ class LivePool:
             self.targets[row, [self.classes[label] for label in labels]] = 1
         else:
             self.targets[row] = self.classes[labels[0]] if labels else -1
-        if mark and self.known[row]:
+        if mark and self.embedded[row]:
             self.index.mark([task], LabelState(int(self._index_states(np.array([row]))[0])))
 
     def _index_states(self, rows: Array) -> Array:
@@ -246,7 +246,7 @@ class LivePool:
         alive = self.states != GONE
         return {
             "tasks": int(alive.sum()),
-            "embedded": int((self.known & alive).sum()),
+            "embedded": int((self.embedded & alive).sum()),
             "labelled": int((self.states == LabelState.LABELLED).sum()),
             "skipped": int((self.states == LabelState.SKIPPED).sum()),
             "machine": int((self.states == LabelState.MACHINE).sum()),
@@ -263,7 +263,7 @@ class LivePool:
                     self.annotations[annotation.id] = annotation
                     self.of_task.setdefault(annotation.task, set()).add(annotation.id)
             for task in touched | set(self.of_task):
-                self._settle(task, mark=False)
+                self._resolve(task, mark=False)
 
     @property
     def searched(self) -> frozenset[str]:
@@ -276,7 +276,7 @@ class LivePool:
         ``also``: the spaces that another pool goes on searching until this one takes its place.
         """
         with self.lock:
-            rows = np.flatnonzero(self.known & (self.states != GONE))
+            rows = np.flatnonzero(self.embedded & (self.states != GONE))
             there = {"raw": self.raw, "head": self.head}
             spaces = self.searched | also
             vectors = {

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from ml_backend.domain.generation import Floats
 from ml_backend.domain.model import EMPTY, LabelState, Suggestion
 from ml_backend.numerics import knn
-from ml_backend.services.queue.pool import LivePool
+from ml_backend.services.queue.pool import ProjectPool
 
 Rows = Sequence[int] | npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -23,14 +23,14 @@ BULK = 32
 """From this many images on, one matrix product is faster than one index query each."""
 
 
-def all_probabilities(pool: LivePool, wanted: Mask) -> Floats | None:
+def all_probabilities(pool: ProjectPool, wanted: Mask) -> Floats | None:
     """(n, C) probabilities for ranking, filled in for the embedded rows of ``wanted`` (n,).
 
     The head's where there is one: at 100,000 images the votes of neighbours take seconds. None where
     nothing is learnt.
     """
     with pool.lock:
-        rows = np.flatnonzero(wanted & pool.known[: len(wanted)])
+        rows = np.flatnonzero(wanted & pool.embedded[: len(wanted)])
         head = _head(pool, rows)
     found = head if head is not None else _votes(pool, rows, "raw", bulk=True)
     if found is None:
@@ -40,14 +40,14 @@ def all_probabilities(pool: LivePool, wanted: Mask) -> Floats | None:
     return full
 
 
-def suggest(pool: LivePool, rows: Sequence[int], *, bulk: bool = False) -> list[Suggestion]:
+def suggest(pool: ProjectPool, rows: Sequence[int], *, bulk: bool = False) -> list[Suggestion]:
     """One suggestion per row, in order; empty where the image is not embedded or nothing is labelled.
 
     Empty as well for what is hidden. ``bulk``: never ask the index.
     """
     if not rows:
         return []
-    known = [row for row in rows if pool.known[row] and int(pool.ids[row]) not in pool.hidden]
+    known = [row for row in rows if pool.embedded[row] and int(pool.ids[row]) not in pool.hidden]
     probabilities, space = _probabilities(pool, known, bulk=bulk)
     if probabilities is None:
         return [EMPTY] * len(rows)
@@ -55,7 +55,7 @@ def suggest(pool: LivePool, rows: Sequence[int], *, bulk: bool = False) -> list[
     return [ready.get(row, EMPTY) for row in rows]
 
 
-def _probabilities(pool: LivePool, rows: Rows, *, bulk: bool) -> tuple[Floats | None, str]:
+def _probabilities(pool: ProjectPool, rows: Rows, *, bulk: bool) -> tuple[Floats | None, str]:
     generation = pool.generation
     if generation is None or pool.probabilities is None:
         return _votes(pool, rows, "raw", bulk=bulk), "raw"
@@ -69,7 +69,7 @@ def _probabilities(pool: LivePool, rows: Rows, *, bulk: bool) -> tuple[Floats | 
     return np.asarray((votes + head) / 2, np.float32), space
 
 
-def _head(pool: LivePool, rows: Rows) -> Floats | None:
+def _head(pool: ProjectPool, rows: Rows) -> Floats | None:
     """The head's probabilities (n, C) in the order of the label config; None where there is no head."""
     generation, learnt = pool.generation, pool.probabilities
     if generation is None or learnt is None:
@@ -81,12 +81,12 @@ def _head(pool: LivePool, rows: Rows) -> Floats | None:
     return head
 
 
-def _votes(pool: LivePool, rows: Rows, space: str, *, bulk: bool = False) -> Floats | None:
+def _votes(pool: ProjectPool, rows: Rows, space: str, *, bulk: bool = False) -> Floats | None:
     """kNN votes of the labelled images; None where there is no label yet."""
     classes, multiple = len(pool.spec.classes), pool.spec.multiple
     if bulk or len(rows) > BULK:
         with pool.lock:  # only to gather: nobody's submit waits for the product
-            vectors, labelled = pool.vectors(space), (pool.states == LabelState.LABELLED) & pool.known
+            vectors, labelled = pool.vectors(space), (pool.states == LabelState.LABELLED) & pool.embedded
             if not multiple:
                 labelled &= pool.targets >= 0
             teachers = np.flatnonzero(labelled)
@@ -114,7 +114,7 @@ def _votes(pool: LivePool, rows: Rows, space: str, *, bulk: bool = False) -> Flo
     return votes if heard else None
 
 
-def _suggestion(pool: LivePool, probabilities: Floats, space: str) -> Suggestion:
+def _suggestion(pool: ProjectPool, probabilities: Floats, space: str) -> Suggestion:
     order = np.argsort(-probabilities, kind="stable")
     ranked = tuple((pool.spec.classes[n], float(probabilities[n])) for n in order if probabilities[n] > 0)
     if not ranked:

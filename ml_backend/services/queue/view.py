@@ -7,12 +7,12 @@ import numpy.typing as npt
 
 from ml_backend.domain.generation import Array, Floats
 from ml_backend.domain.model import LabelState
-from ml_backend.services.queue.pool import LivePool
+from ml_backend.services.queue.pool import ProjectPool
 from strategies import Pool
 
 
 def view(
-    live: LivePool,
+    pool: ProjectPool,
     available: npt.NDArray[np.bool_],
     *,
     probabilities: Floats | None = None,
@@ -23,28 +23,28 @@ def view(
 
     ``answers`` (n,) take the place of those given so far. The caller holds the pool's lock.
     """
-    known = live.known & available
-    regions = bool(live.density.any())
+    known = pool.embedded & available
+    regions = bool(pool.density.any())
 
     def nearest(row: int, k: int) -> npt.NDArray[np.int64]:
-        taken = int((live.open() & ~available).sum())  # open, but promised to somebody else
-        vector, many = live.vectors(live.space)[row], k + 1 + taken
-        tasks, _ = live.index.neighbours(live.space, vector, many, LabelState.OPEN)
-        rows = np.array([live.row_of[task] for task in tasks.tolist() if task in live.row_of], np.int64)
+        taken = int((pool.open() & ~available).sum())  # open, but reserved to somebody else
+        vector, many = pool.vectors(pool.space)[row], k + 1 + taken
+        tasks, _ = pool.index.neighbours(pool.space, vector, many, LabelState.OPEN)
+        rows = np.array([pool.row_of[task] for task in tasks.tolist() if task in pool.row_of], np.int64)
         free: npt.NDArray[np.int64] = rows[known[rows] & (rows != row)][:k]
         return free
 
     return Pool(
-        vectors=live.vectors(live.space) if known.any() else None,
+        vectors=pool.vectors(pool.space) if known.any() else None,
         available=known,
-        labelled=(live.states == LabelState.LABELLED) & live.known,
-        answers=live.answers if answers is None else answers,
+        labelled=(pool.states == LabelState.LABELLED) & pool.embedded,
+        answers=pool.answers if answers is None else answers,
         probabilities=probabilities,
-        clusters=live.clusters if regions else None,
-        density=live.density if regions else None,
+        clusters=pool.clusters if regions else None,
+        density=pool.density if regions else None,
         nearest=nearest,
-        head=live.head,
-        agreed=live.agreed,
+        head=pool.head,
+        agreed=pool.agreed,
         seconds=seconds,
-        classes=live.spec.classes,
+        classes=pool.spec.classes,
     )

@@ -22,7 +22,7 @@ from ml_backend.domain.model import (
     TaskId,
 )
 from ml_backend.ports import LabelStudio, State
-from ml_backend.services.queue.pool import LivePool
+from ml_backend.services.queue.pool import ProjectPool
 from ml_backend.wire import prediction, result
 
 log = logging.getLogger(__name__)
@@ -37,14 +37,14 @@ ARRIVAL_SECONDS = 30.0
 class Place:
     """A task's prediction row in Label Studio: its id (0: not known), its score, and the labels it shows.
 
-    ``untold``: what it is to show, until Label Studio knows of it and of the score. While writes of it are
+    ``unsent``: what it is to show, until Label Studio knows of it and of the score. While writes of it are
     under way (``writing`` of them) it is newer than the shared state.
     """
 
     prediction: PredictionId
     score: float
     labels: tuple[str, ...] | None = None
-    untold: Suggestion | None = None
+    unsent: Suggestion | None = None
     writing: int = 0
 
 
@@ -66,17 +66,17 @@ class Window:
     def __contains__(self, task: TaskId) -> bool:
         return task in self.places
 
-    def open(self, live: LivePool) -> dict[TaskId, Place]:
+    def open(self, pool: ProjectPool) -> dict[TaskId, Place]:
         """Places whose task is still to be labelled."""
-        return {task: place for task, place in list(self.places.items()) if live.is_open(task)}
+        return {task: place for task, place in list(self.places.items()) if pool.is_open(task)}
 
-    def front(self, live: LivePool) -> float:
+    def front(self, pool: ProjectPool) -> float:
         """The lowest score of an open place, which Label Studio serves next; infinite without one."""
         with self._lock:
             while self._heap:
                 score, task = self._heap[0]
                 place = self.places.get(task)
-                if place is not None and place.score == score and live.is_open(task):
+                if place is not None and place.score == score and pool.is_open(task):
                     return score
                 heapq.heappop(self._heap)  # moved, labelled or gone; ``reopen`` brings it back
         return float("inf")
@@ -119,17 +119,19 @@ class Window:
             self._heap = [(place.score, task) for task, place in self.places.items()]
             heapq.heapify(self._heap)
 
-    def stage(self, live: LivePool, task: TaskId, suggestion: Suggestion, score: float | None = None) -> None:
+    def stage(
+        self, pool: ProjectPool, task: TaskId, suggestion: Suggestion, score: float | None = None
+    ) -> None:
         """Give the task a place, in front of everything or at ``score``; ``write`` must follow."""
         with self._lock:
             if score is None:
-                score = float(self.state.push_scores(live.ref, 1)[0])
+                score = float(self.state.push_scores(pool.ref, 1)[0])
             place = self.places.setdefault(task, Place(PredictionId(0), score))
-            place.score, place.labels, place.untold = score, suggestion.labels, suggestion
+            place.score, place.labels, place.unsent = score, suggestion.labels, suggestion
             place.writing += 1
             heapq.heappush(self._heap, (score, task))
 
-    def write(self, live: LivePool, task: TaskId, studio: LabelStudio) -> None:
+    def write(self, pool: ProjectPool, task: TaskId, studio: LabelStudio) -> None:
         """Tell Label Studio the place that was staged last, if nobody has; it knows when this returns.
 
         One prediction request: PATCH where the task holds one, else create; a lost row is made anew.
@@ -139,74 +141,78 @@ class Window:
             return
         try:
             with self._writers[task % len(self._writers)]:
-                self._tell(live, task, place, studio)
+                self._tell(pool, task, place, studio)
         except RushError as error:
             self._pending.setdefault(task, time.monotonic())  # it may have arrived all the same
             place.labels = None
-            log.warning("project %s: task %s not put in front: %s", live.ref.id, task, error)
+            log.warning("project %s: task %s not put in front: %s", pool.ref.id, task, error)
         finally:
             with self._lock:
                 place.writing -= 1
 
-    def _tell(self, live: LivePool, task: TaskId, place: Place, studio: LabelStudio) -> None:
+    def _tell(self, pool: ProjectPool, task: TaskId, place: Place, studio: LabelStudio) -> None:
         with self._lock:
-            suggestion, score, number = place.untold, place.score, place.prediction
+            suggestion, score, number = place.unsent, place.score, place.prediction
         if suggestion is None:
             return
-        shown = result(live.spec, suggestion)
+        shown = result(pool.spec, suggestion)
         awaited = not number and task in self._pending
         if awaited:
-            number = next((p.id for p in _ours(studio, live, [task])), number)
+            number = next((p.id for p in _ours(studio, pool, [task])), number)
         if number:
             try:
                 studio.update_prediction(number, score, shown)
             except NotFound:
                 number = PredictionId(0)
         if not number:
-            number = studio.create_prediction(live.ref.id, task, score, shown)
+            number = studio.create_prediction(pool.ref.id, task, score, shown)
         elif awaited:
             self._pending.pop(task, None)
         with self._lock:
             place.prediction = number
             if place.score == score:  # else it was staged anew meanwhile
-                place.untold = None
-            self.state.set_window(live.ref, {task: (number, score)})
+                place.unsent = None
+            self.state.set_window(pool.ref, {task: (number, score)})
 
     def append(
-        self, live: LivePool, tasks: Sequence[TaskId], suggestions: Iterable[Suggestion]
+        self, pool: ProjectPool, tasks: Sequence[TaskId], suggestions: Iterable[Suggestion]
     ) -> list[float]:
         """Give tasks places behind everything; whoever writes them is followed by ``resolve``."""
         with self._lock:
-            scores = [float(score) for score in self.state.append_scores(live.ref, len(tasks))]
+            scores = [float(score) for score in self.state.append_scores(pool.ref, len(tasks))]
             for task, score, suggestion in zip(tasks, scores, suggestions, strict=True):
                 self.places[task] = Place(PredictionId(0), score, suggestion.labels)
                 self._pending[task] = time.monotonic()
                 heapq.heappush(self._heap, (score, task))
             rows = {task: (PredictionId(0), score) for task, score in zip(tasks, scores, strict=True)}
-            self.state.set_window(live.ref, rows)
+            self.state.set_window(pool.ref, rows)
         return scores
 
     def write_all(
-        self, live: LivePool, tasks: Sequence[TaskId], suggestions: Sequence[Suggestion], studio: LabelStudio
+        self,
+        pool: ProjectPool,
+        tasks: Sequence[TaskId],
+        suggestions: Sequence[Suggestion],
+        studio: LabelStudio,
     ) -> int:
         """Append predictions for those tasks that have none, in one request; returns how many."""
         with self._lock:
             lacking = [(t, s) for t, s in zip(tasks, suggestions, strict=True) if t not in self.places]
-            scores = self.append(live, [task for task, _ in lacking], [shown for _, shown in lacking])
+            scores = self.append(pool, [task for task, _ in lacking], [shown for _, shown in lacking])
         body = [
-            {"task": task, **prediction(live.spec, suggestion, score)}
+            {"task": task, **prediction(pool.spec, suggestion, score)}
             for (task, suggestion), score in zip(lacking, scores, strict=True)
         ]
         if body:
             self.arriving = frozenset(task for task, _ in lacking)
             try:
-                studio.import_predictions(live.ref.id, body)
+                studio.import_predictions(pool.ref.id, body)
             finally:
                 self.arriving = frozenset()
-                self.resolve(live, studio)
+                self.resolve(pool, studio)
         return len(body)
 
-    def resolve(self, live: LivePool, studio: LabelStudio) -> None:
+    def resolve(self, pool: ProjectPool, studio: LabelStudio) -> None:
         """Find out the prediction ids of rows that Label Studio numbered.
 
         Places that it has not stored after a while are forgotten, second rows of a task are deleted.
@@ -216,7 +222,7 @@ class Window:
             return
         late = time.monotonic() - ARRIVAL_SECONDS
         found: dict[TaskId, list[PredictionId]] = {}
-        for row in _ours(studio, live, tasks):
+        for row in _ours(studio, pool, tasks):
             found.setdefault(row.task, []).append(row.id)
         rows: dict[TaskId, tuple[PredictionId, float]] = {}
         lost: list[TaskId] = []
@@ -235,13 +241,13 @@ class Window:
                     self.places.pop(task, None)
                     self._pending.pop(task, None)
                     lost.append(task)
-            self.state.set_window(live.ref, rows)
-            self.state.drop_window(live.ref, lost)
+            self.state.set_window(pool.ref, rows)
+            self.state.drop_window(pool.ref, lost)
         for number in surplus:
             studio.delete_prediction(number)
 
 
-def _ours(studio: LabelStudio, live: LivePool, tasks: Sequence[TaskId]) -> list[PredictionRow]:
+def _ours(studio: LabelStudio, pool: ProjectPool, tasks: Sequence[TaskId]) -> list[PredictionRow]:
     """The queue's rows of these tasks; those of other versions, certified suggestions too, are none."""
-    rows = studio.predictions(live.ref.id, tasks)
+    rows = studio.predictions(pool.ref.id, tasks)
     return [row for row in rows if row.model_version == MODEL_VERSION]

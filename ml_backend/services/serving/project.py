@@ -19,7 +19,7 @@ from ml_backend.services.queue.look_ahead import look_ahead
 from ml_backend.services.queue.order import Move, Queue
 from ml_backend.services.queue.pace import pace
 from ml_backend.services.queue.placement import Placement
-from ml_backend.services.queue.pool import LivePool
+from ml_backend.services.queue.pool import ProjectPool
 from ml_backend.services.queue.suggest import suggest
 from ml_backend.settings import Settings
 from ml_backend.wire import content_key_of, image_of, prediction
@@ -33,7 +33,7 @@ QUIET = 0.7
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
+class ProjectPorts:
     """Everything a project needs from outside."""
 
     settings: Settings
@@ -51,15 +51,15 @@ class Project:
     Raises UnusableConfig where the label config has nothing to predict.
     """
 
-    def __init__(self, ref: ProjectRef, backend: Backend) -> None:
+    def __init__(self, ref: ProjectRef, backend: ProjectPorts) -> None:
         self.ref, self.backend = ref, backend
         self.index = backend.open_index(ref)
         options = backend.state.options(ref)
         self.label_config = options.get("label_config", "")
         self.queue = Queue(backend.state, backend.settings.window, self._strategy(options))
-        self.live = LivePool(ref, parse_label_config(self.label_config), None, self.index)
+        self.pool = ProjectPool(ref, parse_label_config(self.label_config), None, self.index)
         self._loading, self._events = threading.Lock(), threading.Lock()
-        self._missed: list[Callable[[LivePool], object]] = []
+        self._missed: list[Callable[[ProjectPool], object]] = []
         self._place: Placement | None = None
         self._features = backend.features(None)
         self._published: int | None = None
@@ -88,22 +88,22 @@ class Project:
             self._published = backend.artifacts.generation_number(ref)
             generation = backend.artifacts.generation(ref)
             projection = backend.artifacts.projection(ref)
-            fresh = LivePool(ref, parse_label_config(self.label_config), generation, self.index)
+            fresh = ProjectPool(ref, parse_label_config(self.label_config), generation, self.index)
             place = None if projection is None else Placement(projection)
             with self._events:
                 self._missed = []
             features = backend.features(generation)
             fresh.add(backend.state.tasks(ref), features, place, index=False)
             fresh.load_annotations(backend.state.annotations(ref))
-            fresh.build_index(also=self.live.searched)
+            fresh.build_index(also=self.pool.searched)
             with self._events:
                 self._place, self._features = place, features
                 for change in self._missed:  # what happened while we were loading
                     change(fresh)
                 self._missed = []
                 fresh.mark_changes()
-                fresh.version += self.live.version
-                self.live = fresh
+                fresh.version += self.pool.version
+                self.pool = fresh
                 self.queue.window.load(ref)
             self.queue.strategy = self._strategy(options)
             self._mix()
@@ -112,16 +112,16 @@ class Project:
                 self._trained_labels = max(self._trained_labels, labels)
 
     def _mix(self) -> None:
-        """Take the current draw of audits into the queue."""
-        draw = self.backend.artifacts.draw(self.ref)
+        """Take the current audit sample into the queue."""
+        sample = self.backend.artifacts.audit_sample(self.ref)
         with self.queue.lock:
-            self.queue.mixing = Mixing(draw)
-            self.live.hidden = frozenset(draw.audits if draw is not None and draw.hidden else ())
+            self.queue.mixing = Mixing(sample)
+            self.pool.hidden = frozenset(sample.audits if sample is not None and sample.hidden else ())
 
     @property
     def spec(self) -> LabelSpec:
         """What the label config lets us predict."""
-        return self.live.spec
+        return self.pool.spec
 
     # ---- events
 
@@ -130,20 +130,20 @@ class Project:
         state = self.backend.state
         if not annotation.machine:
             state.note_submit(self.ref)
-        if not self.live.has(annotation.task):
+        if not self.pool.has(annotation.task):
             self.created([task or Task(annotation.task, {})])
         with self._events:
             state.set_annotations(self.ref, [annotation])
-            live = self.live
-            again = live.answered_by(annotation.task, annotation.annotator)
+            pool = self.pool
+            again = pool.answered_by(annotation.task, annotation.annotator)
             self._change(lambda pool: pool.apply(annotation))
         if annotation.machine:
             return None  # nobody waits for a next one
-        return self.queue.advance(live, annotation, self.backend.studio, again=again)
+        return self.queue.advance(pool, annotation, self.backend.studio, again=again)
 
-    def _change(self, change: Callable[[LivePool], object]) -> None:
+    def _change(self, change: Callable[[ProjectPool], object]) -> None:
         """Change the pool, and the one that may be loading just now; the caller holds ``_events``."""
-        change(self.live)
+        change(self.pool)
         if self._loading.locked():
             self._missed.append(change)
 
@@ -169,8 +169,8 @@ class Project:
         }
         if images:
             self.backend.jobs.enqueue("ingest", self.ref, images=images)
-        elif self.live.generation is None:
-            self.backend.jobs.enqueue("project", self.ref)
+        elif self.pool.generation is None:
+            self.backend.jobs.enqueue("lay_out_map", self.ref)
 
     def _add(self, keys: Mapping[TaskId, ContentKey]) -> None:
         with self._events:
@@ -193,7 +193,7 @@ class Project:
             if spec != self.spec:
                 self.reload()
 
-    def happened(self, event: str, fields: Mapping[str, Any]) -> None:
+    def on_event(self, event: str, fields: Mapping[str, Any]) -> None:
         """Another process did something: see ``State.publish``."""
         if event == "ingested":
             tasks = self.backend.state.tasks(self.ref)
@@ -213,40 +213,40 @@ class Project:
         else:
             self.reload()
         if event == "generation" or self.queue.strategy != before:
-            self.queue.rank(self.live)
-            self.queue.renew_front(self.live, self.backend.studio)
+            self.queue.rank(self.pool)
+            self.queue.renew_front(self.pool, self.backend.studio)
 
     # ---- answers
 
     def predictions(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
         """One prediction per task, in order, each with a place in the queue; empty for unknown images."""
-        unknown = [task for task in tasks if not self.live.has(task.id)]
+        unknown = [task for task in tasks if not self.pool.has(task.id)]
         if unknown:
             self.created(unknown)
-        live = self.live
-        suggestions = suggest(live, [live.row_of[task.id] for task in tasks])
+        pool = self.pool
+        suggestions = suggest(pool, [pool.row_of[task.id] for task in tasks])
         scores = {task.id: place.score for task in tasks if (place := self.queue.window.places.get(task.id))}
         shown = dict(zip((task.id for task in tasks), suggestions, strict=True))
         fresh = [task for task in shown if task not in scores]
-        added = self.queue.window.append(live, fresh, [shown[task] for task in fresh])
+        added = self.queue.window.append(pool, fresh, [shown[task] for task in fresh])
         scores.update(zip(fresh, added, strict=True))
-        return [prediction(live.spec, shown[task.id], scores[task.id]) for task in tasks]
+        return [prediction(pool.spec, shown[task.id], scores[task.id]) for task in tasks]
 
     def report(self) -> dict[str, Any]:
         """Where the project stands, for people and checks."""
-        live, generation = self.live, self.live.generation
+        pool, generation = self.pool, self.pool.generation
         return {
             "project": self.ref.id,
             "strategy": self.queue.strategy,
             "fallback": self.queue.fallback,
             "audits": len(self.queue.mixing),
-            "window": len(self.queue.window.open(live)),
-            "next": {str(who): chain.next for who, chain in list(self.queue.chains.items())},
-            **live.counts(),
+            "window": len(self.queue.window.open(pool)),
+            "next": {str(who): session.next for who, session in list(self.queue.sessions.items())},
+            **pool.counts(),
             "generation": None if generation is None else generation.number,
             "suggester": None if generation is None else generation.suggester,
-            "space": live.space,
-            "pace": pace(list(live.annotations.values()), {} if generation is None else generation.manifest),
+            "space": pool.space,
+            "pace": pace(list(pool.annotations.values()), {} if generation is None else generation.manifest),
         }
 
     def close(self) -> None:
@@ -255,23 +255,23 @@ class Project:
 
     # ---- in between
 
-    def tend(self) -> None:
+    def run_maintenance(self) -> None:
         """Do what is due: rank, look ahead, refill, number the window's rows, start training, sync."""
         now, settings = time.monotonic(), self.backend.settings
         if self.backend.artifacts.generation_number(self.ref) != self._published:
-            self.happened("generation", {})  # its event was lost
-        live, queue, studio = self.live, self.queue, self.backend.studio
-        if queue.stale(live) and now - self._ranked_at > max(0.2, 10 * self._rank_seconds):
-            queue.rank(live)
+            self.on_event("generation", {})  # its event was lost
+        pool, queue, studio = self.pool, self.queue, self.backend.studio
+        if queue.stale(pool) and now - self._ranked_at > max(0.2, 10 * self._rank_seconds):
+            queue.rank(pool)
             self._ranked_at, self._rank_seconds = time.monotonic(), time.monotonic() - now
-        look_ahead(queue, live, studio)
-        filled = len(queue.window.open(live)) / queue.size
+        look_ahead(queue, pool, studio)
+        filled = len(queue.window.open(pool)) / queue.size
         calm = self.backend.state.seconds_since_submit(self.ref) > QUIET
         if filled < LOW / 3 or (filled < LOW and calm):
-            queue.refill(live, studio)
+            queue.refill(pool, studio)
         elif calm:
-            queue.window.resolve(live, studio)
-        labels = live.counts()["labelled"]
+            queue.window.resolve(pool, studio)
+        labels = pool.counts()["labelled"]
         due = labels - self._trained_labels >= settings.train_labels
         if due and now - self._trained_at >= settings.train_seconds:
             self.backend.jobs.enqueue("train", self.ref)

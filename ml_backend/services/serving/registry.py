@@ -1,4 +1,4 @@
-"""All connected projects of this process, and the thread that tends them between requests."""
+"""All connected projects of this process, and the maintenance loop that works between requests."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from ml_backend import wire
 from ml_backend.domain.errors import NotFound, RushError, StoreError
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.model import ProjectRef
-from ml_backend.ports import Owners
+from ml_backend.ports import Leases
 from ml_backend.services.serving.events import handle
-from ml_backend.services.serving.project import Backend, Project
+from ml_backend.services.serving.project import Project, ProjectPorts
 
 log = logging.getLogger(__name__)
 
 TICK = 0.25
-"""Seconds between two rounds of the keeper."""
+"""Seconds between two turns of the maintenance loop."""
 
 
 class Projects:
     """The projects of one Label Studio, loaded when first needed."""
 
-    def __init__(self, backend: Backend, origin: str, owners: Owners | None = None) -> None:
-        self.backend, self.origin, self.owners = backend, origin, owners
+    def __init__(self, backend: ProjectPorts, origin: str, leases: Leases | None = None) -> None:
+        self.backend, self.origin, self.leases = backend, origin, leases
         self._loaded: dict[int, Project] = {}
         self._lock = threading.RLock()
         self._stop = threading.Event()
         self._lost = False
         self._said: dict[str, str] = {}
-        self.later = ThreadPoolExecutor(1, "later")
+        self.background = ThreadPoolExecutor(1, "background")
         """What is too long for Label Studio's patience."""
-        self._keeper = threading.Thread(target=self._keep, name="keeper", daemon=True)
+        self._loop = threading.Thread(target=self._maintain, name="maintenance", daemon=True)
 
     def ref(self, project: int) -> ProjectRef:
         """The project's name in our state."""
@@ -43,8 +43,8 @@ class Projects:
 
     def elsewhere(self, project: int) -> str:
         """The address of the replica that owns a project; nothing where it is this one."""
-        owner = "" if self.owners is None else self.owners.owner(self.ref(project))
-        return "" if self.owners is None or owner == self.owners.url else owner
+        owner = "" if self.leases is None else self.leases.owner(self.ref(project))
+        return "" if self.leases is None or owner == self.leases.url else owner
 
     def others(self) -> list[str]:
         """The addresses of the other replicas that own projects."""
@@ -95,32 +95,32 @@ class Projects:
     # ---- in the background
 
     def start(self) -> None:
-        """Load every known project and begin to tend them."""
-        self._keeper.start()
+        """Load every known project and start the maintenance loop."""
+        self._loop.start()
 
     def stop(self) -> None:
-        """End the keeper; what it is doing is finished first, what waits is left to the next sync."""
+        """End the maintenance loop: what it is doing is finished, what waits is left to the next sync."""
         self._stop.set()
-        self.later.shutdown(cancel_futures=True)
-        if self._keeper.is_alive():
-            self._keeper.join(timeout=10)
-        if self.owners is not None:
-            self.owners.close()
+        self.background.shutdown(cancel_futures=True)
+        if self._loop.is_alive():
+            self._loop.join(timeout=10)
+        if self.leases is not None:
+            self.leases.close()
 
-    def _keep(self) -> None:
+    def _maintain(self) -> None:
         self._try(self._hear, "events")  # from here on none is missed
         while not self._stop.is_set() and not self._try(self._load, "projects"):
             pass
         while not self._stop.is_set():
             self._try(self._hear, "events")
-            if self.owners is not None:
+            if self.leases is not None:
                 self._try(self._share, "replicas")
             if self._lost:
                 self._try(self._catch_up, "catching up")
             for project in self:
                 if self._stop.is_set():
                     return
-                self._try(project.tend, f"project {project.ref.id}")
+                self._try(project.run_maintenance, f"project {project.ref.id}")
 
     def _load(self) -> None:
         for ref in self.backend.state.projects():
@@ -167,7 +167,7 @@ class Projects:
                 return
 
     def _try(self, work: Callable[[], object], what: str) -> bool:
-        """Whether it went well. The keeper outlives every failure: Label Studio and Redis come back."""
+        """Whether it went well. The loop outlives every failure: Label Studio and Redis come back."""
         try:
             work()
             self._said.pop(what, None)
@@ -190,4 +190,4 @@ def _take(project: Project, event: str, fields: Mapping[str, Any]) -> None:
     if event == "webhook":  # passed on by a host that handles them in a process of their own
         handle(project, wire.event(fields["body"], project.spec.from_name))
     else:
-        project.happened(event, fields)
+        project.on_event(event, fields)

@@ -9,7 +9,7 @@ from ml_backend.domain.errors import RushError
 from ml_backend.domain.model import ProjectRef
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.connecting.doctor import access, backend, images, project, queue, webhook
-from ml_backend.services.connecting.doctor.context import CannotCheckError, Case, Check
+from ml_backend.services.connecting.doctor.context import CannotCheckError, Check, CheckContext
 from ml_backend.settings import Settings
 
 __all__ = ["CHECKS", "Finding", "doctor"]
@@ -82,14 +82,14 @@ def doctor(
     ``workers`` returns what is wrong with the background workers, "" where nothing is. ``ask=False`` leaves
     out asking for the next task.
     """
-    case = Case(ref, studio, state, settings, workers, ask)
+    context = CheckContext(ref, studio, state, settings, workers, ask)
     findings: list[Finding] = []
     stopped = ""
     for name, check in CHECKS:
         if stopped:
             found = [Finding(name, None, f"not checked: {stopped} comes first")]
         else:
-            found = list(_run(name, check, case))
+            found = list(_run(name, check, context))
         for finding in found:
             findings.append(finding)
             progress(finding)
@@ -98,10 +98,10 @@ def doctor(
     return findings
 
 
-def _run(name: str, check: Check, case: Case) -> Iterator[Finding]:
+def _run(name: str, check: Check, context: CheckContext) -> Iterator[Finding]:
     found = False
     try:
-        for fault in check(case):
+        for fault in check(context):
             found = True
             yield Finding(name, False, fault.problem, fault.value, fault.fix, fault.warning)
     except CannotCheckError as reason:

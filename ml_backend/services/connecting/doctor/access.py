@@ -9,16 +9,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from ml_backend.domain.errors import NotFound, Unauthorized
-from ml_backend.services.connecting.doctor.context import Case, Fault
+from ml_backend.services.connecting.doctor.context import CheckContext, Fault
 
 NEW_TOKEN = (
     "Make a personal access token (Label Studio → Account & Settings) and set LABEL_STUDIO_API_KEY to it."  # noqa: S105
 )
 
 
-def token(case: Case) -> Iterator[Fault]:
+def token(context: CheckContext) -> Iterator[Fault]:
     """Label Studio accepts the token; both kinds have ways of their own to fail."""
-    secret = case.settings.label_studio_api_key.get_secret_value().strip()
+    secret = context.settings.label_studio_api_key.get_secret_value().strip()
     if not secret:
         yield Fault("LABEL_STUDIO_API_KEY is not set.", "", NEW_TOKEN)
         return
@@ -31,7 +31,7 @@ def token(case: Case) -> Iterator[Fault]:
         )
         return
     try:
-        case.studio.call("GET", "/api/current-user/whoami")
+        context.studio.call("GET", "/api/current-user/whoami")
     except Unauthorized as error:
         yield _refused(error.message, claims)
 
@@ -72,9 +72,9 @@ def _claims(secret: str) -> dict[str, Any] | None:
     return claims if isinstance(claims, dict) else {}
 
 
-def version(case: Case) -> Iterator[Fault]:
+def version(context: CheckContext) -> Iterator[Fault]:
     """Queue order and webhooks were measured on Label Studio Community 1.23."""
-    answer = case.studio.call("GET", "/api/version")
+    answer = context.studio.call("GET", "/api/version")
     release, edition = str(answer.get("release")), str(answer.get("edition") or "Community")
     if not release.startswith("1.23."):
         fix = "If the order of tasks is wrong, use label-studio 1.23.x."
@@ -84,13 +84,13 @@ def version(case: Case) -> Iterator[Fault]:
         yield Fault("This is not Label Studio Community.", edition, fix, warning=True)
 
 
-def project(case: Case) -> Iterator[Fault]:
+def project(context: CheckContext) -> Iterator[Fault]:
     """The project is there and the token's user may see it."""
     try:
-        _ = case.project
+        _ = context.project
     except NotFound as error:
         yield Fault(
-            f"Label Studio shows no project {case.ref.id} to the token's user.",
+            f"Label Studio shows no project {context.ref.id} to the token's user.",
             error.message,
             "Check the number in the project's address; make one with: rush connect --create TITLE",
         )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from ml_backend.domain.errors import LabelStudioError
 from ml_backend.domain.model import MODEL_VERSION
 from ml_backend.services.connecting.doctor import web
-from ml_backend.services.connecting.doctor.context import CannotCheckError, Case, Fault
+from ml_backend.services.connecting.doctor.context import CannotCheckError, CheckContext, Fault
 from ml_backend.services.connecting.label_studio_setup import basic_auth, blocks
 
 SHORT = {
@@ -19,9 +19,9 @@ SHORT = {
 """Label Studio's own words are a page long; first match wins."""
 
 
-def answers(case: Case) -> Iterator[Fault]:
+def answers(context: CheckContext) -> Iterator[Fault]:
     """The backend runs, and takes the user and password that we would give to Label Studio."""
-    url, settings = case.settings.backend_url, case.settings
+    url, settings = context.settings.backend_url, context.settings
     reply = web.get(f"{url}/health")
     if reply.status != 200:
         yield Fault(
@@ -41,73 +41,73 @@ def answers(case: Case) -> Iterator[Fault]:
         )
 
 
-def private_backend(case: Case) -> Iterator[Fault]:
+def private_backend(context: CheckContext) -> Iterator[Fault]:
     """Label Studio may call a backend at this address."""
-    if blocks(case.studio, "ML_BLOCK_LOCAL_IP", case.settings.backend_url):
+    if blocks(context.studio, "ML_BLOCK_LOCAL_IP", context.settings.backend_url):
         yield Fault(
             "Label Studio refuses to call a backend at a private address.",
-            case.settings.backend_url,
+            context.settings.backend_url,
             "Restart Label Studio with ML_BLOCK_LOCAL_IP=false.",
         )
 
 
-def private_webhook(case: Case) -> Iterator[Fault]:
+def private_webhook(context: CheckContext) -> Iterator[Fault]:
     """Label Studio may send events to this address."""
-    if blocks(case.studio, "SSRF_PROTECTION_ENABLED", case.settings.backend_url + "/webhook"):
+    if blocks(context.studio, "SSRF_PROTECTION_ENABLED", context.settings.backend_url + "/webhook"):
         yield Fault(
             "Label Studio refuses to send webhooks to a private address, so no label ever reaches Rush.",
-            case.settings.backend_url + "/webhook",
+            context.settings.backend_url + "/webhook",
             "Restart Label Studio with SSRF_PROTECTION_ENABLED=false, then run "
-            f"rush connect --project {case.ref.id}",
+            f"rush connect --project {context.ref.id}",
         )
 
 
-def row(case: Case) -> Iterator[Fault]:
+def row(context: CheckContext) -> Iterator[Fault]:
     """One ML backend row: our title, our address, not interactive."""
-    url = case.settings.backend_url
-    ours = [r for r in case.backends if r["title"] == MODEL_VERSION or r["url"].rstrip("/") == url]
+    url = context.settings.backend_url
+    ours = [r for r in context.backends if r["title"] == MODEL_VERSION or r["url"].rstrip("/") == url]
     if not ours:
-        found = ", ".join(f"{r['title']} at {r['url']}" for r in case.backends) or "none"
-        yield Fault("The project has no ML backend of Rush.", found, case.connect)
+        found = ", ".join(f"{r['title']} at {r['url']}" for r in context.backends) or "none"
+        yield Fault("The project has no ML backend of Rush.", found, context.connect)
         return
     if len(ours) > 1:
         found = ", ".join(f"{r['title']} at {r['url']}" for r in ours)
-        yield Fault("Rush is connected more than once.", found, case.connect)
-    mine = case.backend
+        yield Fault("Rush is connected more than once.", found, context.connect)
+    mine = context.backend
     if mine["title"] != MODEL_VERSION:
         yield Fault(
             f"The ML backend's name must be {MODEL_VERSION!r}, else its predictions are not used.",
             mine["title"],
-            f"Settings → Model → Edit: name {MODEL_VERSION}. {case.connect}",
+            f"Settings → Model → Edit: name {MODEL_VERSION}. {context.connect}",
         )
     if mine["url"].rstrip("/") != url:
         yield Fault(
             "Label Studio calls the backend at another address.",
             mine["url"],
-            f"If {url} is right: {case.connect[0].lower()}{case.connect[1:]}. Else set RUSH_PUBLIC_URL.",
+            f"If {url} is right, r{context.connect[1:]}. Else set RUSH_PUBLIC_URL.",
         )
     if mine["is_interactive"]:
-        fix = f"Settings → Model → Edit: Interactive preannotations off. {case.connect}"
+        fix = f"Settings → Model → Edit: Interactive preannotations off. {context.connect}"
         yield Fault("Label Studio asks for suggestions interactively.", "is_interactive", fix, warning=True)
 
 
-def reached(case: Case) -> Iterator[Fault]:
+def reached(context: CheckContext) -> Iterator[Fault]:
     """Label Studio reaches the backend, and is understood there."""
-    mine = case.backend
+    mine = context.backend
     if mine["state"] == "ER":
         said = str(mine["error_message"])
         fix = "See the backend's log."
         if "401" in said or "credentials" in said:
-            fix = "The row's user or password is wrong. " + case.connect
+            fix = "The row's user or password is wrong. " + context.connect
         yield Fault("The backend answers Label Studio with an error.", said, fix)
     elif mine["state"] == "DI":
-        said = _why(case, mine["id"], mine["url"])
+        said = _why(context, mine["id"], mine["url"])
         if "reserved network address" in said:
             fix = "Restart Label Studio with ML_BLOCK_LOCAL_IP=false."
         else:
             fix = (
                 "Set RUSH_PUBLIC_URL to the backend's address as seen from Label Studio (inside a container, "
-                f"localhost is the container itself), then run rush connect --project {case.ref.id}"
+                f"localhost is the container itself), then run rush connect --project {context.ref.id}"
             )
         yield Fault(f"Label Studio can't reach the backend at {mine['url']}.", said, fix)
     elif mine["model_version"] not in (MODEL_VERSION, None, ""):
@@ -115,29 +115,29 @@ def reached(case: Case) -> Iterator[Fault]:
         yield Fault("The backend answers with another model version.", mine["model_version"], fix)
 
 
-def _why(case: Case, number: int, url: str) -> str:
+def _why(context: CheckContext, number: int, url: str) -> str:
     """Label Studio's own words: saving an unreachable row unchanged is refused with the reason."""
     try:
-        case.studio.call("PATCH", f"/api/ml/{number}", json={"url": url, "project": case.ref.id})
+        context.studio.call("PATCH", f"/api/ml/{number}", json={"url": url, "project": context.ref.id})
     except LabelStudioError as error:
         return next((short for words, short in SHORT.items() if words in error.message), error.message)
     return "it did not answer a moment ago"
 
 
-def workers(case: Case) -> Iterator[Fault]:
+def workers(context: CheckContext) -> Iterator[Fault]:
     """Background workers embed images and train."""
-    if case.workers is None:
+    if context.workers is None:
         raise CannotCheckError("nobody said how to find the workers")
-    problem = case.workers()
+    problem = context.workers()
     if problem:
         yield Fault("No worker does the background work.", problem, "Start one: rush worker (or rush start).")
 
 
-def known(case: Case) -> Iterator[Fault]:
+def known(context: CheckContext) -> Iterator[Fault]:
     """Redis answers, and the backend has taken the project in."""
-    if not case.state.options(case.ref).get("label_config"):
+    if not context.state.options(context.ref).get("label_config"):
         yield Fault(
             "The backend does not know this project.",
-            f"nothing in {case.settings.redis_url or 'the bundled Redis'} about {case.ref.slug}",
-            f"{case.connect} (with the LABEL_STUDIO_URL and RUSH_REDIS_URL of the backend)",
+            f"nothing in {context.settings.redis_url or 'the bundled Redis'} about {context.ref.slug}",
+            f"{context.connect} (with the LABEL_STUDIO_URL and RUSH_REDIS_URL of the backend)",
         )

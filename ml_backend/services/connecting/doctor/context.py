@@ -10,7 +10,7 @@ from typing import Any
 from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.model import MODEL_VERSION, LabelSpec, PredictionRow, ProjectRef, TaskId
 from ml_backend.ports import LabelStudio, State
-from ml_backend.services.connecting import label_studio_setup as attachment
+from ml_backend.services.connecting import label_studio_setup
 from ml_backend.settings import Settings
 
 SAMPLE = 5
@@ -34,11 +34,11 @@ class CannotCheckError(Exception):
     """A check that can't run, and why."""
 
 
-Check = Callable[["Case"], Iterator[Fault]]
+Check = Callable[["CheckContext"], Iterator[Fault]]
 
 
 @dataclass(frozen=True)
-class Case:
+class CheckContext:
     """One project under examination.
 
     ``workers`` tells what is wrong with the background workers, nothing where all is well.
@@ -70,7 +70,7 @@ class Case:
     @cached_property
     def backends(self) -> list[dict[str, Any]]:
         """ML backend rows, their states just renewed."""
-        return attachment.backends(self.studio, self.ref.id)
+        return label_studio_setup.backends(self.studio, self.ref.id)
 
     @cached_property
     def backend(self) -> dict[str, Any]:
@@ -86,12 +86,12 @@ class Case:
     @cached_property
     def webhooks(self) -> list[dict[str, Any]]:
         """The project's webhooks."""
-        return attachment.webhooks(self.studio, self.ref.id)
+        return label_studio_setup.webhooks(self.studio, self.ref.id)
 
     @property
     def webhook(self) -> dict[str, Any] | None:
         """The webhook to our address."""
-        url = attachment.webhook_url(self.settings.backend_url)
+        url = label_studio_setup.webhook_url(self.settings.backend_url)
         return next((row for row in self.webhooks if row["url"].rstrip("/") == url), None)
 
     @cached_property
@@ -108,7 +108,7 @@ class Case:
     @cached_property
     def waiting(self) -> list[PredictionRow]:
         """The queue as Label Studio has it: first row first."""
-        return attachment.open_rows(self.state, self.ref, self.predictions)
+        return label_studio_setup.open_rows(self.state, self.ref, self.predictions)
 
     @cached_property
     def images(self) -> dict[TaskId, str]:

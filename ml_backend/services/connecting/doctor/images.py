@@ -7,23 +7,23 @@ from urllib.parse import urlsplit
 
 from ml_backend.domain.errors import BadImage
 from ml_backend.services.connecting.doctor import web
-from ml_backend.services.connecting.doctor.context import CannotCheckError, Case, Fault
+from ml_backend.services.connecting.doctor.context import CannotCheckError, CheckContext, Fault
 
 
-def readable(case: Case) -> Iterator[Fault]:
+def readable(context: CheckContext) -> Iterator[Fault]:
     """The backend reads the images of the first tasks."""
-    if not case.images:
+    if not context.images:
         raise CannotCheckError("the project has no tasks")
-    for task, url in case.images.items():
+    for task, url in context.images.items():
         if not url:
             yield Fault(
                 f"Task {task} has no image.",
-                f"its data has no {case.spec.image_key!r}",
-                f"Import it again with data.{case.spec.image_key}.",
+                f"its data has no {context.spec.image_key!r}",
+                f"Import it again with data.{context.spec.image_key}.",
             )
             continue
         try:
-            case.studio.download(url, case.ref.id)
+            context.studio.download(url, context.ref.id)
         except BadImage as error:
             yield Fault(f"The backend can't read the image of task {task}.", error.message, _fix(error, url))
 
@@ -34,12 +34,12 @@ def _fix(error: BadImage, url: str) -> str:
     )
 
 
-def cors(case: Case) -> Iterator[Fault]:
+def cors(context: CheckContext) -> Iterator[Fault]:
     """A browser on Label Studio's page may load images from other origins."""
-    if not case.images:
+    if not context.images:
         raise CannotCheckError("the project has no tasks")
-    page = _origin(case.ref.origin)
-    for origin, url in _foreign(case, page).items():
+    page = _origin(context.ref.origin)
+    for origin, url in _foreign(context, page).items():
         reply = web.get(url, {"Origin": page, "Range": "bytes=0-0"})
         allowed = reply.headers.get("access-control-allow-origin")
         if reply.status == 0:
@@ -52,9 +52,9 @@ def cors(case: Case) -> Iterator[Fault]:
             )
 
 
-def _foreign(case: Case, page: str) -> dict[str, str]:
+def _foreign(context: CheckContext, page: str) -> dict[str, str]:
     """One image for each other origin."""
-    urls = (url for url in case.images.values() if urlsplit(url).scheme in ("http", "https"))
+    urls = (url for url in context.images.values() if urlsplit(url).scheme in ("http", "https"))
     return {_origin(url): url for url in urls if _origin(url) != page}
 
 

@@ -6,45 +6,45 @@ from collections.abc import Iterator
 
 from ml_backend.domain.errors import UnusableConfig
 from ml_backend.domain.model import MODEL_VERSION
-from ml_backend.services.connecting.doctor.context import Case, Fault
+from ml_backend.services.connecting.doctor.context import CheckContext, Fault
 from ml_backend.services.connecting.label_studio_setup import SAMPLING
 
 
-def label_config(case: Case) -> Iterator[Fault]:
+def label_config(context: CheckContext) -> Iterator[Fault]:
     """There is something to predict."""
     try:
-        _ = case.spec
+        _ = context.spec
     except UnusableConfig as error:
         fix = error.hint or "Settings → Labeling Interface: one Choices control on one Image."
         yield Fault("The label config has nothing that Rush can predict.", error.message, fix)
 
 
-def sampling(case: Case) -> Iterator[Fault]:
+def sampling(context: CheckContext) -> Iterator[Fault]:
     """Tasks are served by prediction score."""
-    now = case.project["sampling"]
+    now = context.project["sampling"]
     if now != SAMPLING:
-        fix = f"Settings → General → Task Sampling: {SAMPLING}. {case.connect}"
+        fix = f"Settings → General → Task Sampling: {SAMPLING}. {context.connect}"
         yield Fault("Tasks are not served in Rush's order.", now, fix)
 
 
-def maximum_annotations(case: Case) -> Iterator[Fault]:
+def maximum_annotations(context: CheckContext) -> Iterator[Fault]:
     """One annotation per task: more starts a random breadth-first pass before the queue."""
-    now = case.project["maximum_annotations"]
+    now = context.project["maximum_annotations"]
     if now != 1:
-        fix = f"Set maximum_annotations to 1. {case.connect}"
+        fix = f"Set maximum_annotations to 1. {context.connect}"
         yield Fault("More than one annotation per task makes the order random.", str(now), fix)
 
 
-def shown_predictions(case: Case) -> Iterator[Fault]:
+def shown_predictions(context: CheckContext) -> Iterator[Fault]:
     """Annotators see suggestions."""
-    if not case.project["show_collab_predictions"]:
-        fix = f"Settings → Annotation → Use predictions to prelabel tasks: on. {case.connect}"
+    if not context.project["show_collab_predictions"]:
+        fix = f"Settings → Annotation → Use predictions to prelabel tasks: on. {context.connect}"
         yield Fault("Suggestions are hidden.", "show_collab_predictions is false", fix)
 
 
-def model_version(case: Case) -> Iterator[Fault]:
+def model_version(context: CheckContext) -> Iterator[Fault]:
     """The project uses the predictions that Rush writes."""
-    now = case.project["model_version"]
+    now = context.project["model_version"]
     if now != MODEL_VERSION:
-        fix = f"Settings → Annotation → prelabel with: {MODEL_VERSION}. {case.connect}"
+        fix = f"Settings → Annotation → prelabel with: {MODEL_VERSION}. {context.connect}"
         yield Fault("The project does not use Rush's predictions.", f"model_version is {now!r}", fix)

@@ -7,79 +7,81 @@ from collections.abc import Iterator
 
 from ml_backend.domain.model import MODEL_VERSION
 from ml_backend.services.connecting import hotkeys
-from ml_backend.services.connecting.doctor.context import CannotCheckError, Case, Fault
+from ml_backend.services.connecting.doctor.context import CannotCheckError, CheckContext, Fault
 from ml_backend.services.connecting.label_studio_setup import ask_next
 
 
-def window(case: Case) -> Iterator[Fault]:
+def window(context: CheckContext) -> Iterator[Fault]:
     """Some tasks that are to be labelled hold a prediction: they are the queue."""
-    left = (case.project["task_number"] or 0) - (case.project["finished_task_number"] or 0)
-    if left > 0 and not case.waiting:
+    left = (context.project["task_number"] or 0) - (context.project["finished_task_number"] or 0)
+    if left > 0 and not context.waiting:
         yield Fault(
             "The queue is empty, so Label Studio serves tasks at random.",
             f"{left} tasks to label, none with a prediction of version {MODEL_VERSION!r}",
-            f"See that backend and worker run (rush start), then: rush sync --project {case.ref.id}",
+            f"See that backend and worker run (rush start), then: rush sync --project {context.ref.id}",
         )
 
 
-def in_step(case: Case) -> Iterator[Fault]:
+def in_step(context: CheckContext) -> Iterator[Fault]:
     """What Rush believes to be the front is the front."""
-    mine = case.state.window(case.ref)
-    scores = {row.task: row.score for row in reversed(case.waiting)}
+    mine = context.state.window(context.ref)
+    scores = {row.task: row.score for row in reversed(context.waiting)}
     wrong = [task for task, (_, score) in mine.items() if task in scores and scores[task] != score]
     unknown = [task for task in scores if task not in mine]
     if wrong or unknown:
         yield Fault(
             "Rush's idea of the queue differs from Label Studio's.",
             f"{len(wrong)} other scores, {len(unknown)} predictions unknown to Rush",
-            f"Run: rush sync --project {case.ref.id}",
+            f"Run: rush sync --project {context.ref.id}",
             warning=True,
         )
 
 
-def single_rows(case: Case) -> Iterator[Fault]:
+def single_rows(context: CheckContext) -> Iterator[Fault]:
     """One prediction per task: with several the lowest score wins, whatever Rush wrote last."""
-    counts = Counter(row.task for row in case.predictions if row.model_version == MODEL_VERSION)
+    counts = Counter(row.task for row in context.predictions if row.model_version == MODEL_VERSION)
     several = sorted(task for task, count in counts.items() if count > 1)
     if several:
         shown = ", ".join(map(str, several[:5])) + (", …" if len(several) > 5 else "")
-        fix = f"Run: rush sync --project {case.ref.id} (or delete the extra rows in the Data Manager)"
+        fix = f"Run: rush sync --project {context.ref.id} (or delete the extra rows in the Data Manager)"
         yield Fault("Tasks have several predictions of Rush.", f"{len(several)} tasks: {shown}", fix)
 
 
-def scores(case: Case) -> Iterator[Fault]:
+def scores(context: CheckContext) -> Iterator[Fault]:
     """Every prediction has a score: an empty one sorts first on SQLite and last on PostgreSQL."""
-    empty = [row.task for row in case.predictions if row.model_version == MODEL_VERSION and row.score is None]
+    empty = [
+        row.task for row in context.predictions if row.model_version == MODEL_VERSION and row.score is None
+    ]
     if empty:
-        fix = f"Run: rush sync --project {case.ref.id}"
+        fix = f"Run: rush sync --project {context.ref.id}"
         yield Fault("Predictions without a score spoil the order.", f"tasks {empty[:5]}", fix)
 
 
-def clusters(case: Case) -> Iterator[Fault]:
+def clusters(context: CheckContext) -> Iterator[Fault]:
     """No prediction names a cluster: Label Studio would serve the least labelled cluster first."""
-    rows = [row for row in case.raw_predictions if row.get("cluster") is not None]
+    rows = [row for row in context.raw_predictions if row.get("cluster") is not None]
     if rows:
         yield Fault(
             "Predictions with a cluster are ordered by cluster before their score.",
             f"{len(rows)} predictions, the first is {rows[0]['id']}",
             "Delete these predictions in the Data Manager (Actions → Delete Predictions), then: "
-            f"rush sync --project {case.ref.id}",
+            f"rush sync --project {context.ref.id}",
         )
 
 
-def next_task(case: Case) -> Iterator[Fault]:
+def next_task(context: CheckContext) -> Iterator[Fault]:
     """Asked for the next task, Label Studio serves the front of the queue. What it serves is handed back."""
-    if not case.ask:
+    if not context.ask:
         raise CannotCheckError("asking for the next task was switched off")
-    if not case.waiting:
+    if not context.waiting:
         raise CannotCheckError("the queue is empty")
-    served = ask_next(case.studio, case.state, case.ref)
+    served = ask_next(context.studio, context.state, context.ref)
     if served is None:
         raise CannotCheckError("no task is left to label")
     if served.held:
         raise CannotCheckError(f"task {served.task} is open in the browser of the token's user")
     # Everybody else may hold one task of the front, and nobody can see which.
-    others = len(case.studio.call("GET", "/api/users/") or ()) - 1
+    others = len(context.studio.call("GET", "/api/users/") or ()) - 1
     if served.place is None or served.place > others:
         place = (
             "not in the queue" if served.place is None else f"number {served.place + 1} of {served.waiting}"
@@ -90,11 +92,11 @@ def next_task(case: Case) -> Iterator[Fault]:
             "If every other check passes, the project has ProjectMember rows (left by other editions or "
             "scripts), which make the order random. On Label Studio's machine run `label-studio shell`: "
             "from projects.models import ProjectMember; "
-            f"ProjectMember.objects.filter(project_id={case.ref.id}).delete()",
+            f"ProjectMember.objects.filter(project_id={context.ref.id}).delete()",
         )
 
 
-def accept_key(case: Case) -> Iterator[Fault]:
+def accept_key(context: CheckContext) -> Iterator[Fault]:
     """One key accepts the suggestion."""
-    if hotkeys.accept_key(case.studio) is None:
-        yield Fault("Accepting a suggestion takes two keys.", hotkeys.DEFAULT, case.connect, warning=True)
+    if hotkeys.accept_key(context.studio) is None:
+        yield Fault("Accepting a suggestion takes two keys.", hotkeys.DEFAULT, context.connect, warning=True)
