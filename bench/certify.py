@@ -32,7 +32,9 @@ from ml_backend.adapters.memory import MemoryFeatures
 from ml_backend.adapters.models.embedders import open_embedder
 from ml_backend.adapters.models.finetuner import TorchFinetuner
 from ml_backend.domain.audit_sample import AuditSample
+from ml_backend.domain.events import AuditSampleChanged, GenerationPublished
 from ml_backend.domain.model import Annotation, AnnotationId, Task, TaskId, TaskRecord
+from ml_backend.domain.simulated_run import Options
 from ml_backend.ports import Features, LabelStudio
 from ml_backend.services.certification.audit_sample import ask_more, draw_sample
 from ml_backend.services.certification.certificate import (
@@ -43,7 +45,6 @@ from ml_backend.services.certification.certificate import (
 from ml_backend.services.learning.finetune import FinetuningRun
 from ml_backend.services.queue.suggest import suggest
 from ml_backend.simulation.project import REF, MemoryProject
-from ml_backend.simulation.run import Options
 from strategies.audits.certify import Tested
 from strategies.audits.target import Target
 from strategies.cost import CORRECT_SECONDS, PAGE_SECONDS
@@ -62,7 +63,7 @@ class Pictures:
     def __init__(self, images: list[bytes]) -> None:
         self.images = images
 
-    def records(self, project: int) -> Iterator[TaskRecord]:
+    def records(self, project: int, control: object = None) -> Iterator[TaskRecord]:
         """Every task with its address."""
         for row in range(len(self.images)):
             yield TaskRecord(Task(TaskId(row + 1), {"image": f"/{row}"}))
@@ -101,7 +102,7 @@ def full_round(project: MemoryProject, images: list[bytes], size: int, folder: P
     ).run(REF)
     if outcome.generation is not None:
         project.learner = project.learner_on(outcome.generation.backbone)
-        project.project.on_event("generation", {})
+        project.project.on_event(GenerationPublished(outcome.generation.number))
     return str(outcome.manifest["full"])
 
 
@@ -115,7 +116,7 @@ def stands(project: MemoryProject) -> CertificationStatus:
 def wrong_in_order(project: MemoryProject, sample: AuditSample, truth: np.ndarray) -> dict[str, list[int]]:
     """Wrong suggestions among all but the last so many, by confidence alone and by trust score."""
     pool = project.project.pool
-    said = suggest(pool, [pool.row_of[TaskId(task)] for task in sample.tasks.tolist()], bulk=True)
+    said = suggest(pool, [pool.row_of[TaskId(task)] for task in sample.tasks.tolist()])
     wrong = np.array([int(one.labels[0]) for one in said]) != truth[sample.tasks - 1]
     alone = np.array([one.confidence for one in said])
     found = {}
@@ -144,7 +145,7 @@ def audited(project: MemoryProject, session: Session) -> CertificationStatus:
         if said.next_target is None or not worth_more(said.next_target, said.accepted):
             return said
         ask_more(REF, project.state, project.artifacts, said.next_target.more)
-        project.project.on_event("audits", {})
+        project.project.on_event(AuditSampleChanged())
 
 
 def accept(project: MemoryProject, session: Session, said: CertificationStatus) -> int:
@@ -203,7 +204,7 @@ def certified(
         REF, project.state, project.artifacts, features, target, share=1.0, seed=seed, of_all=True
     )
     wrong = wrong_in_order(project, sample, truth)
-    project.project.on_event("audits", {})
+    project.project.on_event(AuditSampleChanged())
     said = audited(project, session)
     taken = 0 if said.accepted is None else accept(project, session, said)
     mark("audits")

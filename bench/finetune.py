@@ -39,7 +39,7 @@ class Images:
     def __init__(self, files: list[bytes]) -> None:
         self.files = {f"/{n}.jpg": data for n, data in enumerate(files, 1)}
 
-    def records(self, project: int) -> Iterator[TaskRecord]:
+    def records(self, project: int, control: object = None) -> Iterator[TaskRecord]:
         """Every image as a task."""
         for n, address in enumerate(self.files, 1):
             yield TaskRecord(Task(TaskId(n), {"image": address}))

@@ -42,7 +42,8 @@ from ml_backend.domain.model import (
 from ml_backend.ports import Jobs, LabelStudio
 from ml_backend.services.learning.rounds import Learner
 from ml_backend.services.queue.pool import ProjectPool
-from ml_backend.services.serving.project import Project, ProjectPorts
+from ml_backend.services.serving.loading import ProjectPorts
+from ml_backend.services.serving.project import Project
 from ml_backend.settings import Settings
 
 REF = ProjectRef("http://bench", 1)

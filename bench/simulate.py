@@ -15,7 +15,7 @@ from common import report
 from data import cifar10_features, mnist_features
 
 import strategies
-from ml_backend.simulation.run import Options
+from ml_backend.domain.simulated_run import Options
 from ml_backend.simulation.runner import on_processes, simulate, write_report
 from strategies.simulate import summarise
 

@@ -21,6 +21,7 @@ from data import cifar10_features
 from stack import Stack, answer, label_config, stack, store_features
 
 from ml_backend.domain.content_hash import content_key
+from ml_backend.domain.events import StrategyChosen
 from ml_backend.jobs import learner
 from ml_backend.operations.projects import connect
 
@@ -145,7 +146,7 @@ def choose(studio: Stack, project: int, name: str) -> None:
     """Switch the strategy and wait until the order follows it."""
     ref = studio.container.ref(project)
     studio.container.state.set_options(ref, strategy=name)
-    studio.container.state.publish(ref, "strategy")
+    studio.container.state.publish(ref, StrategyChosen())
     studio.wait(project, strategy=name)
     time.sleep(2)
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from ml_backend.domain.errors import BadRequest, StoreError
-from ml_backend.domain.generation import Generation, untuned
-from ml_backend.domain.model import ProjectRef
+from ml_backend.domain.generation import Array, Generation, untuned
+from ml_backend.domain.model import ContentKey, ProjectRef
+from ml_backend.domain.simulated_run import Runner
 from ml_backend.ports import (
     Artifacts,
     Embedder,
@@ -20,14 +22,20 @@ from ml_backend.ports import (
     LabelStudio,
     Leases,
     Projector,
+    Replicas,
     State,
+    TaskSink,
     Trainer,
 )
-from ml_backend.services.datasets.importer import TaskSink
 from ml_backend.settings import Settings
 
 if TYPE_CHECKING:
+    from ml_backend.adapters.memory import MemoryStudio
     from ml_backend.adapters.models.decode import Limits
+    from ml_backend.adapters.processes.local_rush import LocalRush
+    from ml_backend.adapters.processes.servers import LocalLabelStudio
+    from ml_backend.services.learning.rounds import Learner
+    from ml_backend.services.serving.registry import Projects
 
 
 PROMPT = 0.8
@@ -84,6 +92,15 @@ class Container:
         from ml_backend.adapters.redis.leases import RedisLeases
 
         return RedisLeases(self.redis_url, self.settings.replica_url)
+
+    @cached_property
+    def replicas(self) -> Replicas | None:
+        """The way to the other web processes, where several run."""
+        if not self.settings.replica_url:
+            return None
+        from ml_backend.adapters.processes.backend_client import HttpReplicas
+
+        return HttpReplicas()
 
     @cached_property
     def jobs(self) -> Jobs:
@@ -162,13 +179,61 @@ class Container:
 
         return EmbeddedIndex(self.settings.data_dir / "index" / project.slug)
 
+    def open_projects(self) -> Projects:
+        """The connected projects over all adapters of the web process; ``start`` begins their maintenance."""
+        from ml_backend.services.serving.loading import ProjectPorts
+        from ml_backend.services.serving.registry import Projects
+
+        ports = ProjectPorts(
+            self.settings, self.state, self.artifacts, self.features_of, self.jobs, self.studio, self.index
+        )
+        return Projects(ports, self.origin, self.leases)
+
     def close(self) -> None:
         """Close the connections to Label Studio that were opened."""
         for name in ("sink", "studio"):
             if name in self.__dict__:
                 self.__dict__[name].close()
 
+    # ---- what runs elsewhere
+
+    def backend_status(self) -> list[dict[str, Any]]:
+        """What the running backend says of its projects; NotReady where none runs."""
+        from ml_backend.adapters.processes.backend_client import backend_status
+
+        settings = self.settings
+        auth = (settings.basic_auth_user, settings.basic_auth_password.get_secret_value())
+        token = settings.token.get_secret_value()
+        return backend_status(settings.backend_url, auth if settings.basic_auth_user else None, token)
+
+    def missing_workers(self) -> str:
+        """Which queues no worker listens to; nothing where all is well."""
+        from ml_backend.adapters.redis.jobs import missing_workers
+
+        return missing_workers(self.redis_url)
+
     # ---- workers only
+
+    def work(self, only: str | None) -> None:
+        """Run jobs of one kind (fast, slow, simulate), or fast and slow ones, until told to stop."""
+        from ml_backend.adapters.redis.jobs import FAST, SIMULATED, SLOW, run_worker
+
+        queues = {"fast": (FAST,), "slow": (SLOW,), "simulate": (SIMULATED,), None: (FAST, SLOW)}[only]
+        run_worker(self.redis_url, queues)
+
+    def learner(self, project: ProjectRef, feature_set: str = "") -> Learner:
+        """The rounds of a project, on the features that it has or on those of a feature set."""
+        from ml_backend.services.learning.rounds import Learner
+
+        feature_set = feature_set or self.feature_set(project)
+        return Learner(
+            self.state,
+            self.artifacts,
+            self.features(feature_set),
+            feature_set,
+            lambda: self.trainer,
+            lambda: self.projector,
+        )
 
     @property
     def _limits(self) -> Limits:
@@ -232,3 +297,81 @@ class Container:
         from ml_backend.adapters.models.projector_umap import UmapProjector
 
         return UmapProjector()
+
+
+# ---- servers on this machine
+
+
+def local_rush(settings: Settings, say: Callable[[str], None]) -> LocalRush:
+    """Redis, backend and workers as children of this process, within a ``with`` block."""
+    from ml_backend.adapters.processes.local_rush import LocalRush
+
+    return LocalRush(settings, say)
+
+
+def local_label_studio(folder: Path, port: int, **options: Any) -> LocalLabelStudio:
+    """A Label Studio as a child of this process; ``options`` are those of ``LocalLabelStudio``."""
+    from ml_backend.adapters.processes.servers import LocalLabelStudio
+
+    return LocalLabelStudio(folder, port, **options)
+
+
+def port_near(port: int) -> int:
+    """The port, or the next one that is free."""
+    from ml_backend.adapters.processes.child import free_port, port_is_free
+
+    near = range(port, port + 100)
+    return next((each for each in near if port_is_free(each)), 0) or free_port()
+
+
+def write_digits(folder: Path) -> None:
+    """Write the 1,797 handwritten digits that are missing in ``folder``."""
+    from ml_backend.adapters.files.digits import write_digits
+
+    write_digits(folder)
+
+
+# ---- simulations
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPorts:
+    """Every port of one simulated project, in memory; ``studio`` also plays Label Studio's side."""
+
+    state: State
+    artifacts: Artifacts
+    studio: MemoryStudio
+    index: Callable[[ProjectRef], Index]
+    jobs: Jobs
+    trainer: Trainer
+    features: Callable[[Sequence[ContentKey], Array], Features]
+
+
+def memory_ports(label_config: str, strategy: str) -> MemoryPorts:
+    """Ports in memory for a project with this label config and strategy."""
+    from ml_backend.adapters import memory
+    from ml_backend.adapters.models.trainer_torch import TorchTrainer
+
+    return MemoryPorts(
+        cast(State, memory.MemoryState(label_config=label_config, strategy=strategy)),
+        cast(Artifacts, memory.MemoryArtifacts()),
+        memory.MemoryStudio(),
+        lambda project: cast(Index, memory.MemoryIndex()),
+        cast(Jobs, memory.MemoryJobs()),
+        TorchTrainer("cpu"),
+        lambda keys, features: cast(Features, memory.MemoryFeatures(keys, features)),
+    )
+
+
+def runs_on_workers(redis_url: str) -> Runner:
+    """Simulated runs on the workers of ``rush worker --only simulate`` at this Redis."""
+    from ml_backend.adapters.redis.simulated_runs import on_workers
+
+    return on_workers(redis_url)
+
+
+def fetched_data(digest: str, name: str) -> Path:
+    """The file of a data set that a simulation put into Redis, on this worker's disk."""
+    from ml_backend.adapters.redis.simulated_runs import fetched
+
+    return fetched(digest, name)

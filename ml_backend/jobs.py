@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 
 from ml_backend.bootstrap import Container
+from ml_backend.controls import parse_label_config
 from ml_backend.domain.errors import NotReady
-from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.events import Synced
 from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services.embedding import ingest as ingesting
 from ml_backend.services.learning.finetune import FinetuningRun
-from ml_backend.services.learning.rounds import Learner
 from ml_backend.services.syncing import sync as syncing
 from ml_backend.services.syncing import write_coordinates as writing
 from ml_backend.settings import Settings
@@ -42,19 +42,6 @@ def warm() -> None:
     log.info("Warm after %.0f s.", time.monotonic() - began)
 
 
-def learner(container: Container, ref: ProjectRef, feature_set: str = "") -> Learner:
-    """The rounds of a worker over its adapters, on the project's features or those of a feature set."""
-    feature_set = feature_set or container.feature_set(ref)
-    return Learner(
-        container.state,
-        container.artifacts,
-        container.features(feature_set),
-        feature_set,
-        lambda: container.trainer,
-        lambda: container.projector,
-    )
-
-
 def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
     """Embed the images of these tasks, then lay out the map; many are shared out over all workers."""
     here = container()
@@ -79,10 +66,10 @@ def lay_out_map(ref: ProjectRef) -> None:
     """
     here = container()
     if here.jobs.waits("ingest", ref):  # the last one to end asks for the map again
-        projection, images = here.artifacts.projection(ref), len(learner(here, ref).embedded(ref))
+        projection, images = here.artifacts.projection(ref), len(here.learner(ref).embedded(ref))
         if projection is not None and 2 * len(projection.keys) >= images:
             return
-    learner(here, ref).map(ref)
+    here.learner(ref).map(ref)
     _then_write_back(here, ref)
 
 
@@ -94,7 +81,7 @@ def train(ref: ProjectRef, force: bool = False) -> None:
     """Learn from all labels; where a new head is published the map follows it."""
     here = container()
     try:
-        outcome = learner(here, ref).learn(ref)
+        outcome = here.learner(ref).learn(ref)
     except NotReady as error:
         log.warning("project %s: %s", ref.id, error)
         return
@@ -116,8 +103,8 @@ def finetune(ref: ProjectRef) -> None:
     def progress(stage: str, done: int, total: int) -> None:
         told.setdefault(stage, _log_progress(ref, stage, "steps"))(done, total)
 
-    current = learner(here, ref)
-    round_ = FinetuningRun(current, partial(learner, here, ref), embed, here.finetuner, here.studio, progress)
+    current = here.learner(ref)
+    round_ = FinetuningRun(current, partial(here.learner, ref), embed, here.finetuner, here.studio, progress)
     try:
         outcome = round_.run(ref)
     except NotReady as error:
@@ -133,11 +120,11 @@ def sync(ref: ProjectRef) -> None:
     here = container()
     config = str(here.studio.project(ref.id).get("label_config", ""))
     here.state.set_options(ref, label_config=config)
-    spec = parse_label_config(config)
+    control = parse_label_config(config)
     features = here.features(here.feature_set(ref))
-    report = syncing.sync(ref, here.studio, here.state, spec, features=features)
-    here.state.publish(ref, "synced")
-    images = {str(task.id): address for task in report.to_embed if (address := image_of(task, spec))}
+    report = syncing.sync(ref, here.studio, here.state, control, features=features)
+    here.state.publish(ref, Synced())
+    images = {str(task.id): address for task in report.to_embed if (address := image_of(task, control))}
     if images:
         here.jobs.enqueue("ingest", ref, images=images)
     elif here.artifacts.generation(ref) is None and here.state.tasks(ref):

@@ -17,12 +17,12 @@ from label_studio_ml.model import LabelStudioMLBase
 
 from ml_backend.bootstrap import Container
 from ml_backend.domain.errors import NotFound
+from ml_backend.domain.events import WebhookPassedOn
 from ml_backend.domain.model import MODEL_VERSION
 from ml_backend.services.serving.events import handle
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
-from ml_backend.web.server import open_projects
-from ml_backend.wire import TaskJson, event, parse, project_id
+from ml_backend.wire import TaskJson, parse, project_id, webhook
 
 _running: dict[int, Projects] = {}
 """The projects of this process, by process id: a fork must not use its parent's index and threads."""
@@ -33,7 +33,7 @@ def _projects() -> Projects:
     here = os.getpid()
     with _opening:
         if here not in _running:
-            projects = open_projects(Settings.read())
+            projects = Container(Settings.read()).open_projects()
             projects.start()
             _running[here] = projects
         return _running[here]
@@ -80,11 +80,11 @@ class RushModel(LabelStudioMLBase):
         action = kwargs.get("event") or (args[0] if args else None)
         data = kwargs.get("data") or (args[1] if len(args) > 1 else None) or {}
         body = {"action": action, **data}
-        happened = event(body)
-        if "job_id" in kwargs and happened.project is not None:  # 1.0.9: we are a child of the host
+        hook = webhook(body)
+        if "job_id" in kwargs and hook.project_id is not None:  # 1.0.9: we are a child of the host
             container = Container(Settings.read())
-            container.state.publish(container.ref(happened.project), "webhook", body=body)
+            container.state.publish(container.ref(hook.project_id), WebhookPassedOn(body))
         else:
-            project = _projects().get(happened.project)
-            handle(project, event(body, project.spec.from_name))
+            project = _projects().get(hook.project_id)
+            handle(project, hook.event(project.control))
         return {}

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from ml_backend.controls import Control
 from ml_backend.domain.audit_sample import AuditSample
+from ml_backend.domain.events import Event
 from ml_backend.domain.generation import Array, Floats, Generation, Head, Projection
 from ml_backend.domain.model import (
     Annotation,
@@ -20,6 +24,15 @@ from ml_backend.domain.model import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What another web process answered."""
+
+    status: int
+    body: bytes
+    content_type: str | None
+
+
 class LabelStudio(Protocol):
     """One Label Studio instance. Every call raises LabelStudioError with status, URL and next step."""
 
@@ -30,8 +43,11 @@ class LabelStudio(Protocol):
 
     def update_project(self, project: int, **fields: Any) -> dict[str, Any]: ...
 
-    def records(self, project: int) -> Iterator[TaskRecord]:
-        """Every task with its annotations and predictions, streamed page by page."""
+    def records(self, project: int, control: Control | None = None) -> Iterator[TaskRecord]:
+        """Every task with its annotations and predictions, streamed page by page.
+
+        The ``control`` reads the annotations' labels; without one they are those of every Choices.
+        """
 
     def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[TaskId]:
         """Import tasks in one request; returns their ids in the order of ``tasks``."""
@@ -68,6 +84,21 @@ class LabelStudio(Protocol):
 
     def call(self, method: str, path: str, **request: Any) -> Any:
         """Any other request (``json=``, ``params=``, ``files=``) and its JSON answer."""
+
+    def close(self) -> None: ...
+
+
+class TaskSink(Protocol):
+    """How tasks and files get into Label Studio."""
+
+    def ensure_storage(self, project: int, folder: Path) -> None:
+        """Make Label Studio serve the files below ``folder`` to this project."""
+
+    def upload(self, project: int, files: Sequence[Path]) -> list[str]:
+        """Upload files; returns their addresses in order."""
+
+    def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[TaskId]:
+        """Create tasks in one request; returns their ids in order."""
 
     def close(self) -> None: ...
 
@@ -199,6 +230,13 @@ class Leases(Protocol):
         """Give everything back."""
 
 
+class Replicas(Protocol):
+    """The other web processes, over HTTP."""
+
+    def send(self, address: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """Hand a request to the replica at this address; Unavailable where it does not answer in time."""
+
+
 class State(Protocol):
     """The shared cache of what Label Studio holds (Redis); ``sync`` rebuilds it.
 
@@ -257,10 +295,10 @@ class State(Protocol):
 
     def set_keys(self, keys: Mapping[str, ContentKey]) -> None: ...
 
-    def publish(self, project: ProjectRef, event: str, **fields: Any) -> None:
-        """Tell every process what changed: ingested, generation, projection, synced, strategy, audits."""
+    def publish(self, project: ProjectRef, event: Event) -> None:
+        """Tell every process what changed."""
 
-    def listen(self, timeout: float) -> Iterator[tuple[ProjectRef, str, dict[str, Any]]]:
+    def listen(self, timeout: float) -> Iterator[tuple[ProjectRef, Event]]:
         """Events as they come; ends after ``timeout`` seconds without one."""
 
 

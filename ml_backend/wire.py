@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ml_backend.controls import Control, choices
 from ml_backend.domain.errors import BadRequest
+from ml_backend.domain.events import (
+    AnnotationsDeleted,
+    AnnotationsSaved,
+    Irrelevant,
+    ProjectUpdated,
+    StudioEvent,
+    TasksCreated,
+    TasksDeleted,
+    TrainingAsked,
+)
 from ml_backend.domain.model import (
     MODEL_VERSION,
     Annotation,
     AnnotationId,
-    LabelSpec,
     PredictionId,
     Suggestion,
     Task,
     TaskId,
+    text_of,
 )
 from ml_backend.domain.provenance import is_marked
 
@@ -43,17 +53,6 @@ def _seconds(value: Any) -> float | None:
     except (TypeError, ValueError, OverflowError):
         return None
     return seconds if 0.0 <= seconds < math.inf else None
-
-
-def _text(value: Any) -> str:
-    """The text, or nothing where it is none, or none that UTF-8 can carry (a lone surrogate)."""
-    if not isinstance(value, str):
-        return ""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return ""
-    return value
 
 
 Id = Annotated[int, BeforeValidator(_id_of), Field(ge=0, lt=2**63)]
@@ -81,7 +80,7 @@ class AnnotationJson(_Wire):
     result: list[dict[str, Any]] | None = None
     was_cancelled: bool = False
     lead_time: Annotated[float | None, BeforeValidator(_seconds)] = None
-    created_at: Annotated[str, BeforeValidator(_text)] = ""
+    created_at: Annotated[str, BeforeValidator(text_of)] = ""
     parent_prediction: Id | None = None
 
 
@@ -108,6 +107,41 @@ class WebhookJson(_Wire):
     task: dict[str, Any] | None = None
     tasks: list[dict[str, Any]] = []
 
+    @property
+    def project_id(self) -> int | None:
+        """None only where Label Studio sent no project."""
+        return self.project.id if self.project else None
+
+    def event(self, control: Control) -> StudioEvent:
+        """The webhook in our words, its answers read by the project's control."""
+        match self.action:
+            case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED":
+                rows = [self.annotation] if self.annotation else self.annotations
+                if not rows:
+                    raise BadRequest(f"{self.action} carries no annotation.")
+                return AnnotationsSaved(tuple(annotation(row, control) for row in rows), self._task())
+            case "ANNOTATIONS_DELETED":
+                return AnnotationsDeleted(
+                    tuple(AnnotationId(parse(IdOnly, row).id) for row in self.annotations)
+                )
+            case "TASKS_CREATED":
+                return TasksCreated(tuple(parse(TaskJson, row).to_domain() for row in self.tasks))
+            case "TASKS_DELETED":
+                return TasksDeleted(tuple(TaskId(parse(IdOnly, row).id) for row in self.tasks))
+            case "PROJECT_UPDATED":
+                return ProjectUpdated(self.project.label_config if self.project else "")
+            case "START_TRAINING":
+                return TrainingAsked()
+            case _:
+                return Irrelevant(self.action)
+
+    def _task(self) -> tuple[Task, ...]:
+        """The task that an annotation's webhook brings along; a malformed one costs nothing else."""
+        try:
+            return (parse(TaskJson, self.task).to_domain(),) if self.task else ()
+        except BadRequest:
+            return ()
+
 
 class PredictJson(_Wire):
     """The body of /predict; ``project`` is "ID.TIMESTAMP"."""
@@ -125,19 +159,6 @@ class SetupJson(_Wire):
     label_config: str = Field("", alias="schema")
     hostname: str | None = None
     access_token: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """A webhook in our words. ``project`` is None only where Label Studio sent none."""
-
-    action: str
-    project: int | None
-    label_config: str = ""
-    annotations: tuple[Annotation, ...] = ()
-    deleted_annotations: tuple[AnnotationId, ...] = ()
-    tasks: tuple[Task, ...] = ()
-    deleted_tasks: tuple[TaskId, ...] = ()
 
 
 def parse(model: type[M], body: Any) -> M:
@@ -163,30 +184,15 @@ def project_id(value: str | int | None) -> int | None:
     return int(text)
 
 
-def choices(result: Iterable[Mapping[str, Any]] | None, from_name: str | None = None) -> tuple[str, ...]:
-    """The chosen labels in an annotation's result, of the control ``from_name`` only where given."""
-    found: list[str] = []
-    for region in result or ():
-        if not isinstance(region, Mapping) or region.get("type") != "choices":
-            continue
-        if from_name is not None and region.get("from_name") != from_name:
-            continue
-        value = region.get("value")
-        picked = value.get("choices") if isinstance(value, Mapping) else None
-        found.extend(
-            text for choice in (picked if isinstance(picked, list) else ()) if (text := _text(choice))
-        )
-    return tuple(dict.fromkeys(found))
-
-
-def annotation(body: Any, from_name: str | None = None) -> Annotation:
-    """One annotation object in our words."""
+def annotation(body: Any, control: Control | None = None) -> Annotation:
+    """One annotation object in our words; with the labels of every Choices where no control is given."""
     row = parse(AnnotationJson, body)
+    read = choices.read if control is None else control.read
     return Annotation(
         id=AnnotationId(row.id),
         task=TaskId(row.task),
         annotator=row.completed_by or 0,
-        labels=() if row.was_cancelled else choices(row.result, from_name),
+        labels=() if row.was_cancelled else read(row.result),
         skipped=row.was_cancelled,
         lead_time=row.lead_time,
         created_at=row.created_at,
@@ -195,59 +201,9 @@ def annotation(body: Any, from_name: str | None = None) -> Annotation:
     )
 
 
-def event(body: Any, from_name: str | None = None) -> Event:
-    """A webhook body in our words; unknown actions come back with nothing but their name."""
-    hook = parse(WebhookJson, body)
-    project = hook.project.id if hook.project else None
-    config = hook.project.label_config if hook.project else ""
-    match hook.action:
-        case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED":
-            rows = [hook.annotation] if hook.annotation else hook.annotations
-            if not rows:
-                raise BadRequest(f"{hook.action} carries no annotation.")
-            annotations = tuple(annotation(row, from_name) for row in rows)
-            return Event(hook.action, project, config, annotations=annotations, tasks=_task_of(hook))
-        case "ANNOTATIONS_DELETED":
-            gone = tuple(AnnotationId(parse(IdOnly, row).id) for row in hook.annotations)
-            return Event(hook.action, project, config, deleted_annotations=gone)
-        case "TASKS_CREATED":
-            tasks = tuple(parse(TaskJson, row).to_domain() for row in hook.tasks)
-            return Event(hook.action, project, config, tasks=tasks)
-        case "TASKS_DELETED":
-            missing = tuple(TaskId(parse(IdOnly, row).id) for row in hook.tasks)
-            return Event(hook.action, project, config, deleted_tasks=missing)
-        case _:
-            return Event(hook.action, project, config)
-
-
-def _task_of(hook: WebhookJson) -> tuple[Task, ...]:
-    """The task that an annotation's webhook brings along; a malformed one must not cost the annotation."""
-    try:
-        return (parse(TaskJson, hook.task).to_domain(),) if hook.task else ()
-    except BadRequest:
-        return ()
-
-
-def result(spec: LabelSpec, suggestion: Suggestion) -> list[dict[str, Any]]:
-    """A suggestion as a prediction's ``result``: preselected labels, confidence and ranked alternatives.
-
-    Nothing suggested gives an empty list, which preselects nothing.
-    """
-    if not suggestion.labels:
-        return []
-    return [
-        {
-            "from_name": spec.from_name,
-            "to_name": spec.to_name,
-            "type": "choices",
-            "score": round(suggestion.confidence, 4),
-            "value": {"choices": list(suggestion.labels)},
-            "alternatives": [
-                {"choice": label, "score": round(float(probability), 4)}
-                for label, probability in suggestion.ranked[:5]
-            ],
-        }
-    ]
+def webhook(body: Any) -> WebhookJson:
+    """The envelope of a webhook: whose it is, before anything in it is read."""
+    return parse(WebhookJson, body)
 
 
 def score_of(place: float) -> float:
@@ -263,9 +219,9 @@ def place_of(score: float) -> float:
     return (float(score) - 0.5) * (2 * _FAR)
 
 
-def prediction(spec: LabelSpec, suggestion: Suggestion, place: float) -> dict[str, Any]:
+def prediction(control: Control, suggestion: Suggestion, place: float) -> dict[str, Any]:
     """A prediction object as /predict and the import requests carry it; lower places are served first."""
-    return {"model_version": MODEL_VERSION, "score": score_of(place), "result": result(spec, suggestion)}
+    return {"model_version": MODEL_VERSION, "score": score_of(place), "result": control.write(suggestion)}
 
 
 def coordinates(x: float, y: float, cluster: int, generation: int, key: str) -> dict[str, Any]:
@@ -286,9 +242,9 @@ def content_key_of(task: Task) -> str:
     return key if isinstance(key, str) and re.fullmatch("[0-9a-f]{32}", key) else ""
 
 
-def image_of(task: Task, spec: LabelSpec) -> str:
+def image_of(task: Task, control: Control) -> str:
     """The address of the task's image, or nothing."""
-    value = task.data.get(spec.image_key)
+    value = task.data.get(control.image_key)
     if isinstance(value, Sequence) and not isinstance(value, str) and value:
         value = value[0]
-    return _text(value)
+    return text_of(value)

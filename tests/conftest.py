@@ -14,9 +14,11 @@ from hypothesis import settings
 
 from ml_backend.adapters.processes.servers import LocalLabelStudio, LocalRedis, free_port
 from ml_backend.adapters.redis.state import RedisState
+from ml_backend.domain.lock_order import OrderedLock
 
 settings.register_profile("rush", deadline=None)  # a busy machine is no error
 settings.load_profile("rush")
+OrderedLock.strict = True
 
 ROOT = Path(__file__).resolve().parents[1]
 EMAIL, PASSWORD, TOKEN = "rush@example.com", "rush-password", "0123456789abcdef0123456789abcdef01234567"

@@ -29,7 +29,8 @@ from ml_backend.domain.model import (
     ProjectRef,
     TaskId,
 )
-from ml_backend.services.serving.project import Project, ProjectPorts
+from ml_backend.services.serving.loading import ProjectPorts
+from ml_backend.services.serving.project import Project
 from ml_backend.settings import Settings
 
 CONFIG = """<View><Image name="image" value="$image"/><Choices name="label" toName="image" choice="single">
@@ -182,7 +183,7 @@ class World:
         self.state.set_tasks(self.ref, known)
         settings = Settings(_env_file=None, window=self.window, sync_seconds=0)
         self.features = features
-        self.backend = ProjectPorts(
+        self.ports = ProjectPorts(
             settings,
             self.state,
             artifacts,
@@ -191,7 +192,7 @@ class World:
             self.studio,
             lambda ref: self.index,
         )
-        self.project = Project(self.ref, self.backend)
+        self.project = Project(self.ref, self.ports)
 
     @property
     def queue(self) -> Any:

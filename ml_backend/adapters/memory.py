@@ -9,6 +9,7 @@ import numpy as np
 
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import NotFound
+from ml_backend.domain.events import Event
 from ml_backend.domain.generation import Array, Floats, Generation, Projection
 from ml_backend.domain.model import (
     MODEL_VERSION,
@@ -76,7 +77,7 @@ class MemoryState:
 
     def note_submit(self, project: ProjectRef) -> None: ...
 
-    def publish(self, project: ProjectRef, event: str, **fields: Any) -> None: ...
+    def publish(self, project: ProjectRef, event: Event) -> None: ...
 
 
 class MemoryFeatures:

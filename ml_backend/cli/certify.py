@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import click
-from rich.console import Console
 
-from ml_backend.bootstrap import Container
-from ml_backend.cli.progress import stages
+from ml_backend.cli.main import console, open_container, project_option
 from ml_backend.domain.errors import BadRequest
-
-console = Console(stderr=True)
 
 
 @click.command()
-@click.option("--project", type=int, required=True, help="Id of the Label Studio project.")
+@project_option
 @click.option("--error", default=0.01, show_default=True, help="Share of suggestions that may be wrong.")
 @click.option("--of-all", is_flag=True, help="--error is a share of all labels; people label the rest.")
 @click.option("--confidence", default=0.95, show_default=True, help="How sure that is to be.")
@@ -24,9 +18,7 @@ console = Console(stderr=True)
 @click.option("--share", default=0.5, show_default=True, help="Share of what people see that are audits.")
 @click.option("--hide-suggestions", is_flag=True, help="Show audits without a suggestion, which may sway.")
 @click.option("--more", type=int, help="Ask for this many more audits of the current audit sample instead.")
-@click.pass_obj
 def audit(
-    container_of: Callable[[], Container],
     project: int,
     error: float,
     of_all: bool,
@@ -41,7 +33,7 @@ def audit(
     from ml_backend.cli.certificate_text import show_sample, target_of
     from ml_backend.operations import certification as run
 
-    container = container_of()
+    container = open_container()
     with console.status("Noting what the model says of every open image …"):
         if more is not None:
             sample = run.more_audits(container, project, more)
@@ -60,7 +52,7 @@ def audit(
 
 
 @click.command()
-@click.option("--project", type=int, required=True, help="Id of the Label Studio project.")
+@project_option
 @click.option("--error", type=float, help="Share of suggestions that may be wrong, as drawn for.")
 @click.option("--confidence", type=float, help="How sure that is to be, as drawn for.")
 @click.option("--human-error", default=0.0, help="Share of people's labels that are wrong, where known.")
@@ -73,9 +65,7 @@ def audit(
     show_default=True,
 )
 @click.option("--revert", "back", is_flag=True, help="Delete all that --accept ever wrote.")
-@click.pass_obj
 def certify(
-    container_of: Callable[[], Container],
     project: int,
     error: float | None,
     confidence: float | None,
@@ -86,9 +76,10 @@ def certify(
 ) -> None:
     """Say how many images the machine may label with a proven error bound, and let it."""
     from ml_backend.cli.certificate_text import check_target, show_need, show_status, target_of
+    from ml_backend.cli.progress import stages
     from ml_backend.operations import certification as run
 
-    container = container_of()
+    container = open_container()
     if take and back:
         raise BadRequest("--accept and --revert contradict each other.", "Give one of them.")
     if back:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from rich.console import Console
+from rich.panel import Panel
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,6 +20,7 @@ from rich.progress import Task as Bar
 from rich.text import Text
 
 from ml_backend.services.connecting.connect import Step
+from ml_backend.services.connecting.hotkeys import KEY
 from ml_backend.services.datasets.importer import ImportReport, Progress
 
 SHOWN = 20
@@ -71,3 +73,42 @@ def show_step(step: Step, console: Console) -> None:
     """Say what one step of connecting did."""
     mark = "[yellow]·[/]" if step.outcome == "open" else "[green]✓[/]"
     console.print(f"{mark} {step.name}: {step.detail or step.outcome}", highlight=False)
+
+
+class ConsoleNarrator:
+    """``operations.narrator.Narrator`` on a terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def say(self, line: str) -> None:
+        """Print a line as it is."""
+        self._console.print(line, markup=False)
+
+    def waiting(self, what: str) -> AbstractContextManager[object]:
+        """A spinner."""
+        return self._console.status(what)
+
+    def stages(self) -> AbstractContextManager[Progress]:
+        """A bar for each stage."""
+        return stages(self._console)
+
+    def step(self, step: Step) -> None:
+        """Print what a step of connecting did."""
+        show_step(step, self._console)
+
+    def imported(self, report: ImportReport) -> None:
+        """Print what became of the images."""
+        show_report(report, self._console)
+
+    def ready(self, address: str, user: str, password: str) -> None:
+        """Print the invitation to label."""
+        lines = (
+            f"[bold]{address}[/]",
+            f"Log in as {user} with password {password}, then press [bold]Label All Tasks[/]",
+            "",
+            f"[bold]{KEY}[/] accepts the suggestion · a digit key corrects it, then [bold]{KEY}[/] submits",
+            "After the first few answers suggestions appear; the queue follows what you label.",
+            "Ctrl+C here stops everything and keeps your labels.",
+        )
+        self._console.print(Panel("\n".join(lines), title="Ready to label", expand=False))

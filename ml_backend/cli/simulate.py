@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
-from ml_backend.bootstrap import Container
-from ml_backend.cli.progress import stages
+from ml_backend.cli.main import console, open_container
 from ml_backend.domain.errors import BadRequest, NotReady
-from ml_backend.domain.model import Annotation
-from strategies.cost import PAGE_SECONDS
 
-console = Console(stderr=True)
+if TYPE_CHECKING:
+    from ml_backend.bootstrap import Container
+
 NAMED = 10
 """Images left out that are named one by one; the report has all of them."""
 
@@ -41,16 +38,13 @@ NAMED = 10
     help="What an answer costs: published (0.6 s same class, 2.5 s otherwise), seconds, or project:ID. "
     "Default: learnt from --project where it has enough timed answers, else published.",
 )
-@click.option("--page-seconds", type=click.FloatRange(0), default=PAGE_SECONDS, show_default=True)
+@click.option("--page-seconds", type=click.FloatRange(0), help="Of Label Studio's page, for each answer.")
 @click.option("--people", type=click.IntRange(1), default=1, show_default=True, help="Annotators in turn.")
 @click.option("--error", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Wrong answers.")
 @click.option("--dont-know", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Skips.")
 @click.option("--until", type=click.FloatRange(0, 1), default=1.0, help="End where this share is right.")
 @click.option("--train-labels", type=click.IntRange(1), default=20, show_default=True)
-@click.pass_obj
 def simulate(
-    container: Callable[[], Container],
-    /,
     data: tuple[Path, ...],
     project: int | None,
     strategy: str,
@@ -62,30 +56,32 @@ def simulate(
     **options: Any,
 ) -> None:
     """Replay labelling with people of numbers: which strategy would be fastest on such data?"""
+    from ml_backend.bootstrap import runs_on_workers
+    from ml_backend.cli.progress import stages
+    from ml_backend.domain.model import Annotation
+    from ml_backend.domain.simulated_run import Options
     from ml_backend.services.queue.pace import own_minutes
     from ml_backend.simulation import data as preparing
     from ml_backend.simulation import runner as simulating
-    from ml_backend.simulation.run import Options
+    from strategies.cost import PAGE_SECONDS
     from strategies.spec_parser import parse
 
     if not data and project is None:
         raise BadRequest("There is nothing to simulate on.", "Give --data PATH or --project ID.")
+    if options["page_seconds"] is None:
+        options["page_seconds"] = PAGE_SECONDS
     names = parse(f"all({strategy})")[1]  # commas inside brackets separate no names
     out.mkdir(parents=True, exist_ok=True)
+    container = open_container()
     with stages(console) as progress:
-        sets = [preparing.prepare(path, out, container(), progress) for path in data]
+        sets = [preparing.prepare(path, out, container, progress) for path in data]
         annotations: list[Annotation] = []
         if project is not None:
-            prepared, annotations = preparing.of_project(project, out, container())
+            prepared, annotations = preparing.of_project(project, out, container)
             sets.append(prepared)
         left_out = [line for prepared in sets for line in prepared.left_out]
         given = Options(**options, cost=_cost(cost, project, container))
-        if redis_url:
-            from ml_backend.adapters.redis.simulated_runs import on_workers
-
-            runner = on_workers(redis_url)
-        else:
-            runner = simulating.on_processes(processes)
+        runner = runs_on_workers(redis_url) if redis_url else simulating.on_processes(processes)
         paths = [prepared.path for prepared in sets]
         runs = simulating.simulate(paths, names, seeds, given, out, runner, progress)
     click.echo(simulating.write_report(runs, out, left_out))
@@ -100,7 +96,7 @@ def simulate(
     console.print(f"Written to {out}: runs.json, summary.csv, summary.md and pictures.")
 
 
-def _cost(given: str | None, project: int | None, container: Callable[[], Container]) -> str:
+def _cost(given: str | None, project: int | None, container: Container) -> str:
     """The value of ``Options.cost``; says what it is where nobody chose it."""
     from ml_backend.simulation.data import fitted_cost
     from ml_backend.simulation.runner import fitted
@@ -113,7 +109,7 @@ def _cost(given: str | None, project: int | None, container: Callable[[], Contai
     given = given or "published"
     kind, _, number = given.partition(":")
     if kind == "project" and number.isdigit():
-        answers = fitted_cost(int(number), container())
+        answers = fitted_cost(int(number), container)
         if known := fitted(answers).calibration:
             console.print(
                 f"Cost learnt from {known.answers} answers ({known.idle} pauses left out): "

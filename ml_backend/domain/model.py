@@ -52,17 +52,6 @@ class ProjectRef:
 
 
 @dataclass(frozen=True, slots=True)
-class LabelSpec:
-    """What a label config lets us predict: one Choices control on one Image."""
-
-    from_name: str
-    to_name: str
-    image_key: str
-    classes: tuple[str, ...]
-    multiple: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Annotation:
     """One person's answer for one task, or the ``machine``'s; ``skipped`` is ``was_cancelled``."""
 
@@ -120,3 +109,14 @@ class Suggestion:
 
 
 EMPTY = Suggestion(labels=(), confidence=0.0)
+
+
+def text_of(value: Any) -> str:
+    """The text, or nothing where it is none, or none that UTF-8 can carry (a lone surrogate)."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return ""
+    return value

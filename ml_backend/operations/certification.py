@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ml_backend.bootstrap import Container
+from ml_backend.controls import parse_label_config
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import NotReady
-from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.labels import resolve_labels
 from ml_backend.domain.model import Annotation, LabelState, TaskId
 from ml_backend.services.certification import accept as accepting
@@ -81,11 +81,11 @@ def accept(
     Label Studio is read anew and decides. NotReady where nothing is certified.
     """
     ref, studio = container.ref(project), container.studio
-    spec = parse_label_config(str(studio.project(project).get("label_config", "")))
+    control = parse_label_config(str(studio.project(project).get("label_config", "")))
     total = len(container.state.tasks(ref))
     tasks: list[TaskId] = []
     annotations: list[Annotation] = []
-    for record in studio.records(project):
+    for record in studio.records(project, control):
         tasks.append(record.task.id)
         annotations += record.annotations
         progress("reading", len(tasks), max(total, len(tasks)))
@@ -95,7 +95,7 @@ def accept(
             "Nothing can be taken over now.", f"What is lacking says: rush certify --project {project}"
         )
     certified = [found.suggestion(int(position)) for position in found.rest]
-    count = accepting.accept_predictions(ref, studio, spec, certified, sample.certificate, progress)
+    count = accepting.accept_predictions(ref, studio, control, certified, sample.certificate, progress)
     if kind == "annotations":
         only = [task for task, _ in certified]
         count = accepting.accept_annotations(ref, studio, only, sample.certificate, progress)

@@ -13,18 +13,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pydantic import SecretStr
-from rich.console import Console
-from rich.panel import Panel
 
-from ml_backend.adapters.processes.child import ServerError, free_port, port_is_free
-from ml_backend.adapters.processes.local_rush import LocalRush
-from ml_backend.adapters.processes.servers import LocalLabelStudio
+from ml_backend import bootstrap
 from ml_backend.bootstrap import Container
-from ml_backend.cli.progress import show_report, show_step, stages
-from ml_backend.domain.errors import BadRequest, NotFound
+from ml_backend.domain.errors import BadRequest, NotFound, ServerError
 from ml_backend.domain.label_config import choices_config
+from ml_backend.operations.narrator import Narrator
 from ml_backend.operations.projects import connect, import_images
-from ml_backend.services.connecting.hotkeys import KEY
 from ml_backend.settings import Settings
 
 EMAIL, PASSWORD = "rush@example.com", "rush-demo"
@@ -34,7 +29,7 @@ TITLE_LENGTH = 50
 """Characters that Label Studio allows."""
 
 
-def demo(data: Path | None, folder: Path, console: Console, port: int = PORT) -> None:
+def demo(data: Path | None, folder: Path, narrator: Narrator, port: int = PORT) -> None:
     """Start Redis, Label Studio, backend and worker, import images, connect, and run until Ctrl+C.
 
     ``data`` is a folder of images (sub-folder names become the classes), by default handwritten digits.
@@ -47,9 +42,9 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = PORT) ->
     note = folder / "demo.json"
     kept: dict[str, Any] = json.loads(note.read_text()) if note.exists() else {}
     kept.setdefault("token", secrets.token_hex(20))
-    port = _free(port if port != PORT else int(kept.get("port", port)), console, "Label Studio")
-    images = _images(data, folder, console)
-    studio = LocalLabelStudio(
+    port = _free(port if port != PORT else int(kept.get("port", port)), narrator, "Label Studio")
+    images = _images(data, folder, narrator)
+    studio = bootstrap.local_label_studio(
         folder / "label_studio",
         port,
         python_env=_label_studio_environment(),
@@ -58,7 +53,7 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = PORT) ->
         token=kept["token"],
         files_root=images.parent,
     )
-    backend_port = _free(int(kept.get("backend_port", BACKEND_PORT)), console, "the backend")
+    backend_port = _free(int(kept.get("backend_port", BACKEND_PORT)), narrator, "the backend")
     note.write_text(json.dumps(kept))  # Label Studio's first start gives its user this token, for good
     settings = Settings(
         label_studio_url=studio.url,
@@ -71,38 +66,36 @@ def demo(data: Path | None, folder: Path, console: Console, port: int = PORT) ->
     with ExitStack() as running:
         running.callback(studio.stop)
         try:
-            studio.start(console.print)
-            rush = running.enter_context(LocalRush(settings, console.print))
+            studio.start(narrator.say)
+            rush = running.enter_context(bootstrap.local_rush(settings, narrator.say))
             container = Container(rush.settings.model_copy(update={"redis_url": rush.redis_url}))
             kept |= {"port": port, "backend_port": backend_port}
-            project = _project(container, images, data, kept, console)
+            project = _project(container, images, data, kept, narrator)
             note.write_text(json.dumps(kept))  # before the import: cut off, it goes on in the same project
-            _fill(container, project, images, console)
-            console.print(_invitation(studio.url, project))
+            _fill(container, project, images, narrator)
+            narrator.ready(f"{studio.url}/projects/{project}/data", EMAIL, PASSWORD)
             while True:
                 time.sleep(0.5)
                 rush.check()
                 if not studio.running:
                     raise ServerError("Label Studio has ended.", f"Its log is {studio.log}.")
         except KeyboardInterrupt:
-            console.print(
+            narrator.say(
                 f"\nStopping. Labels and everything learnt stay in {folder}; make demo goes on there."
             )
 
 
-def attach(container: Container, folder: Path, console: Console) -> int:
+def attach(container: Container, folder: Path, narrator: Narrator) -> int:
     """Connect a project of handwritten digits in a Label Studio that runs; returns its id.
 
     The pictures are written to ``folder`` where it is empty. Run again it finds all of it there.
     """
     if not folder.is_dir() or not any(folder.iterdir()):
-        from ml_backend.adapters.files.digits import write_digits
-
-        write_digits(folder)
+        bootstrap.write_digits(folder)
     title = _title("handwritten digits", ())
     config = _label_config(folder)
-    project = connect(container, None, title, config, lambda step: show_step(step, console))
-    _fill(container, project, folder, console)
+    project = connect(container, None, title, config, narrator.step)
+    _fill(container, project, folder, narrator)
     return project
 
 
@@ -114,36 +107,34 @@ def _interrupt_once(*_: object) -> NoReturn:
 
 
 def _project(
-    container: Container, images: Path, data: Path | None, kept: dict[str, Any], console: Console
+    container: Container, images: Path, data: Path | None, kept: dict[str, Any], narrator: Narrator
 ) -> int:
     """The project of this folder of images: the one of the last run, or a new one, connected."""
     projects: dict[str, dict[str, Any]] = kept.setdefault("projects", {})
     mine = projects.get(str(images))
     if mine is not None and _exists(container, mine["id"]):
-        return connect(container, mine["id"], progress=lambda step: show_step(step, console))
+        return connect(container, mine["id"], progress=narrator.step)
     others = {row["title"] for folder, row in projects.items() if folder != str(images)}
     title = _title(data.resolve().name if data else "handwritten digits", others)
     if data and len(_classes(images)) < 2:
-        console.print(
+        narrator.say(
             f"{images} has no sub-folders that name classes: the project starts with those of "
             "label_config.xml. Set your own under Settings → Labeling Interface."
         )
-    number = connect(
-        container, None, title, _label_config(images if data else None), lambda step: show_step(step, console)
-    )
+    number = connect(container, None, title, _label_config(images if data else None), narrator.step)
     projects[str(images)] = {"id": number, "title": title}
     return number
 
 
-def _fill(container: Container, project: int, images: Path, console: Console) -> None:
+def _fill(container: Container, project: int, images: Path, narrator: Narrator) -> None:
     """Import what is new, and wait until the queue has something to serve."""
-    with stages(console) as progress:
+    with narrator.stages() as progress:
         report = import_images(container, project, images, progress)
-    show_report(report, console)
+    narrator.imported(report)
     ref = container.ref(project)
     open_tasks = len(container.state.tasks(ref)) - len({row.task for row in container.state.annotations(ref)})
     end = time.monotonic() + 60
-    with console.status("Filling the queue …"):
+    with narrator.waiting("Filling the queue …"):
         while len(container.state.window(ref)) < min(5, open_tasks) and time.monotonic() < end:
             time.sleep(0.3)
 
@@ -165,17 +156,15 @@ def _exists(container: Container, project: int) -> bool:
     return True
 
 
-def _images(data: Path | None, folder: Path, console: Console) -> Path:
+def _images(data: Path | None, folder: Path, narrator: Narrator) -> Path:
     if data is not None:
         if not data.is_dir():
             raise BadRequest(f"{data} is no folder.", "Give a folder of images: make demo DATA=folder")
         if not any(path.is_file() for path in data.rglob("*")):
             raise BadRequest(f"{data} has no files.", "Give a folder of images: make demo DATA=folder")
         return data.resolve()
-    from ml_backend.adapters.files.digits import write_digits
-
-    with console.status("Writing 1,797 handwritten digits as pictures …"):
-        write_digits(folder / "files" / "digits")
+    with narrator.waiting("Writing 1,797 handwritten digits as pictures …"):
+        bootstrap.write_digits(folder / "files" / "digits")
     return folder / "files" / "digits"
 
 
@@ -195,22 +184,8 @@ def _label_studio_environment(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get("RUSH_LABEL_STUDIO_ENV") or ROOT / ".cache" / "label-studio")
 
 
-def _free(port: int, console: Console, what: str) -> int:
+def _free(port: int, narrator: Narrator, what: str) -> int:
     """The port, or the next one that is free; it is kept, so that addresses stay the same."""
-    if port_is_free(port):
-        return port
-    other = next((near for near in range(port + 1, port + 100) if port_is_free(near)), 0) or free_port()
-    console.print(f"Port {port} is taken: {what} uses {other}.")
+    if (other := bootstrap.port_near(port)) != port:
+        narrator.say(f"Port {port} is taken: {what} uses {other}.")
     return other
-
-
-def _invitation(url: str, project: int) -> Panel:
-    lines = (
-        f"[bold]{url}/projects/{project}/data[/]",
-        f"Log in as {EMAIL} with password {PASSWORD}, then press [bold]Label All Tasks[/]",
-        "",
-        f"[bold]{KEY}[/] accepts the suggestion · a digit key corrects it, then [bold]{KEY}[/] submits",
-        "After the first few answers suggestions appear; the queue follows what you label.",
-        "Ctrl+C here stops everything and keeps your labels.",
-    )
-    return Panel("\n".join(lines), title="Ready to label", expand=False)

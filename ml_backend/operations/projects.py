@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import strategies
-from ml_backend.adapters.processes.backend_client import backend_status
-from ml_backend.adapters.redis.jobs import missing_workers
 from ml_backend.bootstrap import Container
+from ml_backend.controls import parse_label_config
 from ml_backend.domain.errors import BadRequest
-from ml_backend.domain.label_config import parse_label_config
-from ml_backend.jobs import learner
+from ml_backend.domain.events import StrategyChosen
 from ml_backend.services.connecting import connect as connecting
 from ml_backend.services.connecting.connect import Step
 from ml_backend.services.connecting.doctor import Finding
@@ -51,7 +48,7 @@ def choose_strategy(container: Container, project: int, name: str) -> None:
         raise BadRequest(str(error)) from None
     ref = container.ref(project)
     container.state.set_options(ref, strategy=name)
-    container.state.publish(ref, "strategy")
+    container.state.publish(ref, StrategyChosen())
 
 
 def import_images(
@@ -60,22 +57,22 @@ def import_images(
     """Import the images of a folder, .json or .csv file; run again it imports what is new."""
     ref = container.ref(project)
     config = str(container.studio.project(project).get("label_config", ""))
-    spec = parse_label_config(config)
+    control = parse_label_config(config)
     container.state.set_options(ref, label_config=config)
     feature_set = container.feature_set(ref)
     importer = Importer(
         ref,
-        spec,
+        control,
         container.settings,
         container.studio,
         container.sink,
         container.state,
         container.features(feature_set),
-        learner(container, ref),
+        container.learner(ref),
         lambda: container.embedder(feature_set),
         progress,
     )
-    return importer.run(read_source(source, spec.image_key))
+    return importer.run(read_source(source, control.image_key))
 
 
 def doctor(
@@ -87,14 +84,6 @@ def doctor(
         container.studio,
         container.state,
         container.settings,
-        workers=lambda: missing_workers(container.redis_url),
+        workers=container.missing_workers,
         progress=progress,
     )
-
-
-def status(container: Container) -> list[dict[str, Any]]:
-    """What the running backend says of its projects; NotReady where none runs."""
-    settings = container.settings
-    auth = (settings.basic_auth_user, settings.basic_auth_password.get_secret_value())
-    token = settings.token.get_secret_value()
-    return backend_status(settings.backend_url, auth if settings.basic_auth_user else None, token)

@@ -14,9 +14,9 @@ import numpy as np
 
 from ml_backend import wire
 from ml_backend.bootstrap import Container
+from ml_backend.controls import Control, parse_label_config
 from ml_backend.domain.errors import BadRequest, NotReady, RushError
 from ml_backend.domain.generation import Array
-from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.labels import resolve_label, resolve_labels
 from ml_backend.domain.model import Annotation, LabelState
 from ml_backend.services.datasets.sources import SourceItem, read_source
@@ -73,17 +73,17 @@ def of_project(project: int, out: Path, container: Container) -> tuple[Prepared,
     """The labels of a live project and the features that Rush has of its images; nothing is written to it."""
     ref = container.ref(project)
     config = str(container.studio.project(project).get("label_config", ""))
-    spec = parse_label_config(config)
-    if spec.multiple:
+    control = parse_label_config(config)
+    if control.multiple:
         raise BadRequest(f"Project {project} is multiple choice.", "Simulations need one class per image.")
     keys = container.state.tasks(ref)
     features = container.features_of(None)  # a fine-tuned network has seen the labels that judge it here
-    annotations = [a for record in container.studio.records(project) for a in record.annotations]
+    annotations = [a for record in container.studio.records(project, control) for a in record.annotations]
     left_out: list[str] = []
     labels, wanted = [], []
     for task, (state, said) in sorted(resolve_labels(annotations).items()):
         key = keys.get(task)
-        chosen = [label for label in said if label in spec.classes]  # not those of other controls
+        chosen = [label for label in said if label in control.classes]  # not those of other controls
         if state is not LabelState.LABELLED or len(chosen) != 1:
             left_out.append(f"task {task}: {state.name.lower()}, {len(chosen)} labels")
         elif not key or key not in features:
@@ -106,7 +106,8 @@ def of_project(project: int, out: Path, container: Container) -> tuple[Prepared,
 def fitted_cost(project: int, container: Container) -> str:
     """The newest timed answers of a project, as ``Options.cost`` takes them; NotReady for too few."""
     generation = container.artifacts.generation(container.ref(project))
-    annotations = [a for record in container.studio.records(project) for a in record.annotations]
+    control = parse_label_config(str(container.studio.project(project).get("label_config", "")))
+    annotations = [a for record in container.studio.records(project, control) for a in record.annotations]
     answers, seconds = timed_answers(annotations, {} if generation is None else generation.judged())
     if len(answers) < LEAST_TIMED:
         timed = sum(a.lead_time is not None for a in annotations)
@@ -127,11 +128,8 @@ def embed_labelled(
     Returns a line for each image that can't be read; BadRequest where none is left. ``progress`` hears the
     count done.
     """
-    from ml_backend.adapters.models.embedders import open_embedder
-
-    embedder = open_embedder(
-        settings.backbone, settings.image_size, settings.device, settings.data_dir / "networks"
-    )
+    container = Container(settings)
+    embedder = container.embedder(container.feature_set_of(None))
     given: list[str] = []
 
     def noted() -> Iterator[tuple[str, bytes]]:
@@ -203,14 +201,15 @@ def _label(task: Any) -> str:
         data = {**task, **(task.get("data") or {})}
         return next((str(data[key]) for key in LABEL_KEYS if isinstance(data.get(key), str | int)), "")
     bodies = [{"id": n, "task": 0, **body} for n, body in enumerate(annotations) if isinstance(body, dict)]
-    state, labels = resolve_label(wire.annotation(body, _control(body)) for body in bodies)
+    state, labels = resolve_label(wire.annotation(body, _answered_control(body)) for body in bodies)
     return labels[0] if state is LabelState.LABELLED and len(labels) == 1 else ""
 
 
-def _control(body: Mapping[str, Any]) -> str | None:
+def _answered_control(body: Mapping[str, Any]) -> Control | None:
     """The first Choices control that was answered: an export doesn't say which one counts."""
     regions = (region for region in body.get("result") or () if isinstance(region, dict))
-    return next((region.get("from_name") for region in regions if region.get("type") == "choices"), None)
+    names = (region.get("from_name") for region in regions if region.get("type") == "choices")
+    return next((Control(str(name), "", "", ()) for name in names), None)
 
 
 def _read(

@@ -7,16 +7,20 @@ from typing import cast
 
 import numpy as np
 
+from ml_backend.bootstrap import memory_ports
 from ml_backend.domain.content_hash import content_key
+from ml_backend.domain.events import GenerationPublished
 from ml_backend.domain.generation import Array
 from ml_backend.domain.label_config import choices_config
 from ml_backend.domain.model import Annotation, AnnotationId, ProjectRef, TaskId
-from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
+from ml_backend.domain.simulated_run import Options
+from ml_backend.ports import LabelStudio
 from ml_backend.services.learning.rounds import Learner, PrincipalProjector
 from ml_backend.services.queue.suggest import suggest
-from ml_backend.services.serving.project import LOW, Project, ProjectPorts
+from ml_backend.services.serving.loading import ProjectPorts
+from ml_backend.services.serving.maintenance import LOW
+from ml_backend.services.serving.project import Project
 from ml_backend.settings import Settings
-from ml_backend.simulation.run import Options
 from strategies.simulate.replay import Labels
 
 REF = ProjectRef("memory", 1)
@@ -40,33 +44,29 @@ class MemoryProject:
         strategy: str,
         options: Options,
     ) -> None:
-        from ml_backend.adapters import memory
-        from ml_backend.adapters.models.trainer_torch import TorchTrainer
-
         self.options, self._labels, self._turns = options, 0, 0
         self._ids = iter(range(1, 10**9))
         keys = [content_key(str(row).encode()) for row in range(len(features))]
-        self.state = cast(State, memory.MemoryState(label_config=choices_config(classes), strategy=strategy))
+        memory = memory_ports(choices_config(classes), strategy)
+        self.state, self.artifacts, self.studio = memory.state, memory.artifacts, memory.studio
         self.state.set_tasks(REF, {TaskId(row + 1): key for row, key in enumerate(keys)})
         self.state.set_annotations(REF, [self._skip(int(row), NOBODY) for row in held_out])
-        self.features = {BACKBONE: cast(Features, memory.MemoryFeatures(keys, features))}
-        self.artifacts = cast(Artifacts, memory.MemoryArtifacts())
-        self._trainer = TorchTrainer("cpu")
+        self.features = {BACKBONE: memory.features(keys, features)}
+        self._trainer = memory.trainer
         self.learner = self.learner_on(BACKBONE)
         self.learner.map(REF)
-        self.studio = memory.MemoryStudio()
         for row in held_out:
             self.studio.close_task(TaskId(int(row) + 1))
-        backend = ProjectPorts(
+        ports = ProjectPorts(
             Settings(_env_file=None, sync_seconds=0),
             self.state,
             self.artifacts,
             lambda generation: self.features[BACKBONE if generation is None else generation.backbone],
-            cast(Jobs, memory.MemoryJobs()),
+            memory.jobs,
             cast(LabelStudio, self.studio),
-            lambda ref: cast(Index, memory.MemoryIndex()),
+            memory.index,
         )
-        self.project = Project(REF, backend)
+        self.project = Project(REF, ports)
         self._names = list(classes)
         self._number = {name: n for n, name in enumerate(classes)}
         self._keep()
@@ -106,7 +106,7 @@ class MemoryProject:
         self._turns += 1
         due = label is not None and self._labels % self.options.train_labels == 0
         if due and self.learner.learn(REF).generation is not None:
-            self.project.on_event("generation", {})
+            self.project.on_event(GenerationPublished(self.learner.artifacts.generation_number(REF) or 0))
         self._keep()
 
     def _keep(self) -> None:

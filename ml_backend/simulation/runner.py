@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 import strategies
+from ml_backend.bootstrap import fetched_data
+from ml_backend.domain.simulated_run import Options, Run, Runner
 from ml_backend.simulation.project import MemoryProject
-from ml_backend.simulation.run import Options, Run, Runner
 from strategies.cost import Answer, CostModel
 from strategies.simulate import (
     CostOf,
@@ -61,9 +62,7 @@ def simulate_stored(
     digest: str, name: str, strategy: str, seed: int, options: dict[str, Any]
 ) -> dict[str, Any]:
     """One run on a worker, on data that ``simulate --redis`` put into Redis; see ``simulate_run``."""
-    from ml_backend.adapters.redis.simulated_runs import fetched
-
-    return simulate_run(fetched(digest, name), strategy, seed, Options(**options))
+    return simulate_run(fetched_data(digest, name), strategy, seed, Options(**options))
 
 
 def cost_of(cost: str) -> CostOf:

@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 import logging
-from ipaddress import ip_address
 from typing import Any
 
 from flask import Flask
 from gunicorn.app.base import BaseApplication
 
 from ml_backend.bootstrap import Container
-from ml_backend.domain.errors import BadRequest
-from ml_backend.services.serving.project import ProjectPorts
 from ml_backend.services.serving.registry import Projects
-from ml_backend.settings import Settings
 from ml_backend.web.app import create_app
+from ml_backend.web.auth import require_auth_if_public
 
 THREADS = 8
-
-
-def open_projects(settings: Settings) -> Projects:
-    """Open the projects over all adapters of the web process; ``start`` begins their maintenance."""
-    container = Container(settings)
-    backend = ProjectPorts(
-        settings,
-        container.state,
-        container.artifacts,
-        container.features_of,
-        container.jobs,
-        container.studio,
-        container.index,
-    )
-    return Projects(backend, container.origin, container.leases)
 
 
 class Server(BaseApplication):  # type: ignore[misc]
     """Gunicorn with one process, which owns the embedded index, and threads."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
+    def __init__(self, container: Container) -> None:
+        self.container = container
         self.projects: Projects | None = None
         super().__init__()
 
     def load_config(self) -> None:
         """Configure gunicorn from our settings."""
+        settings = self.container.settings
         options: dict[str, Any] = {
-            "bind": f"{self.settings.host}:{self.settings.port}",
+            "bind": f"{settings.host}:{settings.port}",
             "workers": 1,
             "worker_class": "gthread",
             "threads": THREADS,
@@ -63,35 +46,13 @@ class Server(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         """Build the app inside the worker process, so that it owns its threads and the index."""
-        self.projects = open_projects(self.settings)
+        self.projects = self.container.open_projects()
         self.projects.start()
-        logging.getLogger(__name__).info("Rush answers on %s", self.settings.backend_url)
-        return create_app(self.settings, self.projects)
+        logging.getLogger(__name__).info("Rush answers on %s", self.container.settings.backend_url)
+        return create_app(self.container.settings, self.projects, self.container.replicas)
 
 
-def require_auth_if_public(settings: Settings) -> None:
-    """BadRequest where the backend would listen beyond this machine and let anybody in."""
-    try:
-        local = ip_address(settings.host).is_loopback
-    except ValueError:
-        local = settings.host == "localhost"
-    lacking = [
-        name
-        for name, value in (
-            ("RUSH_BASIC_AUTH_USER", settings.basic_auth_user),
-            ("RUSH_BASIC_AUTH_PASSWORD", settings.basic_auth_password.get_secret_value()),
-            ("RUSH_WEBHOOK_SECRET", settings.webhook_secret.get_secret_value()),
-        )
-        if not value
-    ]
-    if lacking and not local:
-        raise BadRequest(
-            f"RUSH_HOST={settings.host} would let everybody in who can reach this machine.",
-            f"Set {', '.join(lacking)}, then run rush connect, or listen on 127.0.0.1.",
-        )
-
-
-def serve(settings: Settings) -> None:
+def serve(container: Container) -> None:
     """Run the web process until it is told to stop; BadRequest as ``require_auth_if_public`` says."""
-    require_auth_if_public(settings)
-    Server(settings).run()
+    require_auth_if_public(container.settings)
+    Server(container).run()

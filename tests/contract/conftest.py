@@ -16,7 +16,7 @@ from ml_backend.bootstrap import Container
 from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services.connecting.connect import connect
 from ml_backend.services.connecting.label_studio_setup import webhook_url
-from ml_backend.services.serving.project import ProjectPorts
+from ml_backend.services.serving.loading import ProjectPorts
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app

@@ -9,14 +9,15 @@ import pytest
 
 from ml_backend.adapters.label_studio.client import HttpLabelStudio
 from ml_backend.adapters.processes.servers import LocalLabelStudio
+from ml_backend.controls import Choices
 from ml_backend.domain.labels import resolve_label
-from ml_backend.domain.model import LabelSpec, LabelState, ProjectRef, Suggestion, TaskId, TaskRecord
+from ml_backend.domain.model import LabelState, ProjectRef, Suggestion, TaskId, TaskRecord
 from ml_backend.services.certification.accept import CHUNK, accept_annotations, accept_predictions, revert
 from ml_backend.wire import prediction
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
-SPEC = LabelSpec("kind", "image", "image", ("cat", "dog"))
+SPEC = Choices("kind", "image", "image", ("cat", "dog"))
 CAT, DOG = Suggestion(("cat",), 0.93), Suggestion(("dog",), 0.97)
 HUMAN = [{"from_name": "kind", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}]
 

@@ -40,7 +40,7 @@ def test_a_redis_that_starts_later_is_waited_for(
     server.start()
     world = World(state)
     server.stop()
-    projects = Projects(world.backend, "http://studio")
+    projects = Projects(world.ports, "http://studio")
     with caplog.at_level(logging.INFO):
         projects.start()
         time.sleep(3.0)  # several attempts
@@ -55,7 +55,7 @@ def test_a_redis_that_starts_later_is_waited_for(
 def test_an_outage_while_people_label_loses_nothing(server: LocalRedis, state: RedisState) -> None:
     server.start()
     world = World(state)
-    projects = Projects(world.backend, "http://studio")
+    projects = Projects(world.ports, "http://studio")
     projects.start()
     assert until(lambda: bool(list(projects)))
     world.answer(TaskId(1))
@@ -78,7 +78,7 @@ def test_an_index_that_goes_away_is_caught_up_with_and_complained_of_once(
 ) -> None:
     server.start()
     world = World(state)
-    projects = Projects(world.backend, "http://studio")
+    projects = Projects(world.ports, "http://studio")
     projects.start()
     assert until(lambda: bool(list(projects)))
     client = create_app(Settings(_env_file=None), projects).test_client()

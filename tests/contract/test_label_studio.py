@@ -15,8 +15,9 @@ import pytest
 
 from ml_backend.adapters.label_studio.client import PAGE, HttpLabelStudio
 from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
+from ml_backend.controls import Choices
 from ml_backend.domain.errors import BadImage, LabelStudioError, NotFound, Unauthorized
-from ml_backend.domain.model import MODEL_VERSION, LabelSpec, PredictionId, Suggestion, TaskId
+from ml_backend.domain.model import MODEL_VERSION, PredictionId, Suggestion, TaskId
 from ml_backend.wire import prediction
 from tests.serving import serving
 
@@ -24,7 +25,7 @@ CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
 CAT = [{"from_name": "kind", "to_name": "image", "type": "choices", "value": {"choices": ["cat"]}}]
 DOG = [{"from_name": "kind", "to_name": "image", "type": "choices", "value": {"choices": ["dog"]}}]
-SPEC = LabelSpec("kind", "image", "image", ("cat", "dog"))
+SPEC = Choices("kind", "image", "image", ("cat", "dog"))
 PIXELS = b"\x89PNG not really, but bytes are bytes"
 numbers = itertools.count(1)
 

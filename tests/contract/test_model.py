@@ -133,8 +133,8 @@ def module(environment: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     yield found
     for projects in found._running.values():
         projects.stop()
-        projects.backend.studio.close()
-        projects.backend.state.close()
+        projects.ports.studio.close()
+        projects.ports.state.close()
     sys.modules.pop("ml_backend.model", None)
 
 
@@ -152,7 +152,7 @@ def test_setup_of_2_x_names_the_version_and_connects_the_project(
     module: Any, new: Callable[..., Any]
 ) -> None:
     assert new().get("model_version") == "rush"
-    assert module._projects().get(1).spec.classes == ("cat", "dog", "bird")
+    assert module._projects().get(1).control.classes == ("cat", "dog", "bird")
 
 
 def test_predict_of_2_x_answers_every_task_in_order(new: Callable[..., Any]) -> None:
@@ -174,7 +174,7 @@ def test_fit_of_2_x_takes_the_label_in_at_once(module: Any, new: Callable[..., A
 def test_a_changed_label_config_reaches_the_project(module: Any, new: Callable[..., Any]) -> None:
     new()
     new(config=request("next__1_setup")["schema"].replace("bird", "fish"))
-    assert module._projects().get(1).spec.classes == ("cat", "dog", "fish")
+    assert module._projects().get(1).control.classes == ("cat", "dog", "fish")
 
 
 def test_requests_at_once_share_one_set_of_projects(module: Any, new: Callable[..., Any]) -> None:
@@ -203,4 +203,4 @@ def test_a_host_that_names_no_project_gives_none_the_config_of_another(
     new()
     other = new(project="", config=request("next__1_setup")["schema"].replace("bird", "fish"))
     assert [row["result"] for row in other.predict(unknown_tasks(1))] == [[]]
-    assert module._projects().get(1).spec.classes == ("cat", "dog", "bird")
+    assert module._projects().get(1).control.classes == ("cat", "dog", "bird")

@@ -18,6 +18,7 @@ from ml_backend.adapters.processes.servers import free_port, redis_executable
 from ml_backend.adapters.redis.jobs import RqJobs
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import StoreError
+from ml_backend.domain.events import StrategyChosen
 from ml_backend.domain.model import ProjectRef
 from tests.proxy import Proxy
 
@@ -83,8 +84,8 @@ def test_state_events_and_jobs_work_behind_password_and_tls(
     state.set_options(REF, strategy="margin")
     assert state.options(REF)["strategy"] == "margin"
     assert list(state.listen(0.3)) == []
-    state.publish(REF, "strategy")
-    assert [event for _, event, _ in state.listen(1.0)][:1] == ["strategy"]
+    state.publish(REF, StrategyChosen())
+    assert [event for _, event in state.listen(1.0)][:1] == [StrategyChosen()]
     jobs.enqueue("train", REF)
     state.close()
     jobs.close()

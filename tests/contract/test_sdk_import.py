@@ -12,13 +12,14 @@ from PIL import Image
 from ml_backend.adapters.label_studio.client import HttpLabelStudio
 from ml_backend.adapters.label_studio.task_sink import SdkSink
 from ml_backend.adapters.processes.servers import LocalLabelStudio
+from ml_backend.controls import Choices
 from ml_backend.domain.errors import LabelStudioError
-from ml_backend.domain.model import EMPTY, LabelSpec
+from ml_backend.domain.model import EMPTY
 from ml_backend.wire import coordinates, prediction, score_of
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="kind" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""
-SPEC = LabelSpec("kind", "image", "image", ("cat", "dog"))
+SPEC = Choices("kind", "image", "image", ("cat", "dog"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from sklearn.datasets import load_digits
 
 from ml_backend.adapters.redis.simulated_runs import on_workers
 from ml_backend.domain.errors import SimulationError
-from ml_backend.simulation.run import Options
+from ml_backend.domain.simulated_run import Options
 from ml_backend.simulation.runner import simulate, simulate_run
 
 

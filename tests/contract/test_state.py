@@ -1,5 +1,6 @@
 """The contract of ports.State, on a real Redis."""
 
+import json
 import math
 import tempfile
 import threading
@@ -8,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_backend.adapters.processes.servers import LocalRedis
-from ml_backend.adapters.redis.state import RedisState
+from ml_backend.adapters.redis.state import EVENTS, RedisState
 from ml_backend.domain.errors import StoreError
+from ml_backend.domain.events import GenerationPublished, Ingested, Synced, WebhookPassedOn
 from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
 from ml_backend.ports import State
 
@@ -171,12 +174,13 @@ def test_listeners_hear_what_is_published_and_stop_when_it_is_quiet(state: State
     listener = threading.Thread(target=hear)
     listener.start()
     while not ready.wait(0.02):
-        state.publish(A, "knock")
-    state.publish(B, "ingested", tasks=[1, 2], note="ä")
+        state.publish(A, Synced())
+    state.publish(B, WebhookPassedOn({"note": "ä"}))
+    state.publish(B, Ingested((TaskId(1), TaskId(2))))
     listener.join(20)
     assert not listener.is_alive()
-    assert heard[-1] == (B, "ingested", {"tasks": [1, 2], "note": "ä"})
-    assert all(event == (A, "knock", {}) for event in heard[:-1])
+    assert heard[-2:] == [(B, WebhookPassedOn({"note": "ä"})), (B, Ingested((1, 2)))]
+    assert all(event == (A, Synced()) for event in heard[:-2])
 
 
 def test_listeners_and_writers_survive_a_restart_of_redis() -> None:
@@ -184,8 +188,8 @@ def test_listeners_and_writers_survive_a_restart_of_redis() -> None:
         server = LocalRedis(Path(folder))
         server.start()
         state = RedisState(server.url)
-        heard: list[str] = []
-        listener = threading.Thread(target=lambda: heard.extend(event for _, event, _ in state.listen(6.0)))
+        heard: list[object] = []
+        listener = threading.Thread(target=lambda: heard.extend(event for _, event in state.listen(6.0)))
         try:
             state.set_tasks(A, {TaskId(1): KEY})
             listener.start()
@@ -195,14 +199,14 @@ def test_listeners_and_writers_survive_a_restart_of_redis() -> None:
             server.start()
             assert state.tasks(A) == {1: KEY}
             for number in range(20):
-                state.publish(A, f"after-{number}")
+                state.publish(A, GenerationPublished(number))
                 time.sleep(0.05)
             listener.join(30)
         finally:
             state.close()
             server.stop()
     assert not listener.is_alive()
-    assert heard[-1] == "after-19"
+    assert heard[-1] == GenerationPublished(19)
 
 
 def test_without_redis_every_call_names_the_address_and_the_next_step() -> None:
@@ -213,7 +217,7 @@ def test_without_redis_every_call_names_the_address_and_the_next_step() -> None:
         lambda: state.push_scores(A, 1),
         lambda: state.set_tasks(A, {TaskId(1): KEY}),
         lambda: state.set_window(A, {TaskId(1): (PredictionId(1), 0.5)}),
-        lambda: state.publish(A, "x"),
+        lambda: state.publish(A, Synced()),
     ):
         with pytest.raises(StoreError, match=r"127\.0\.0\.1:1 .*RUSH_REDIS_URL") as caught:
             call()
@@ -226,8 +230,19 @@ def test_what_is_published_between_two_calls_of_listen_is_heard(redis_url: str) 
     ref = ProjectRef("http://between", 1)
     assert list(listener.listen(0.05)) == []
     for number in range(20):
-        publisher.publish(ref, "generation", number=number)
-    heard = [fields["number"] for found, _, fields in listener.listen(0.2) if found == ref]
+        publisher.publish(ref, GenerationPublished(number))
+    heard = [event.number for found, event in listener.listen(0.2) if found == ref]
     listener.close()
     publisher.close()
     assert heard == list(range(20))
+
+
+def test_an_event_of_another_version_is_passed_over(redis_url: str) -> None:
+    listener, publisher = RedisState(redis_url), RedisState(redis_url)
+    assert list(listener.listen(0.05)) == []
+    with redis.Redis.from_url(redis_url) as client:
+        client.publish(EVENTS, json.dumps([A.origin, A.id, "of-tomorrow", {"x": 1}]))
+    publisher.publish(A, Synced())
+    assert list(listener.listen(0.3)) == [(A, Synced())]
+    listener.close()
+    publisher.close()

@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 import strategies
 from ml_backend.cli.simulate import simulate
+from ml_backend.domain.events import StrategyChosen, Synced
 from ml_backend.operations.projects import choose_strategy, connect, doctor, import_images
 from tests.product import Product, label_config
 
@@ -73,7 +74,7 @@ def test_labels_train_a_generation_and_the_map_is_written_back(product: Product,
 def test_strategies_are_switched_while_people_label(product: Product, project: int, name: str) -> None:
     ref = product.container.ref(project)
     product.container.state.set_options(ref, strategy=name)
-    product.container.state.publish(ref, "strategy")
+    product.container.state.publish(ref, StrategyChosen())
     product.wait(project, strategy=name)
     task = product.serve(project)
     for _ in range(5):
@@ -143,7 +144,7 @@ def test_lost_state_is_rebuilt_from_label_studio(product: Product, project: int)
     state = product.container.state
     state.delete_annotations(ref, [annotation.id for annotation in state.annotations(ref)])
     state.delete_tasks(ref, list(state.tasks(ref))[:50])
-    state.publish(ref, "synced")
+    state.publish(ref, Synced())
     product.container.jobs.enqueue("sync", ref)
     counts = {name: before[name] for name in ("tasks", "labelled", "embedded")}
     product.wait(project, **counts)

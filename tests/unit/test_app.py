@@ -33,7 +33,7 @@ def client_of(world: World) -> Iterator[Callable[..., FlaskClient]]:
     opened: list[Projects] = []
 
     def made(**settings: Any) -> FlaskClient:
-        opened.append(Projects(world.backend, "http://studio"))
+        opened.append(Projects(world.ports, "http://studio"))
         return create_app(Settings(_env_file=None, **settings), opened[-1]).test_client()
 
     yield made
@@ -62,7 +62,7 @@ def test_setup_names_the_version_that_the_queue_is_filtered_by(client: FlaskClie
 def test_setup_answers_while_the_project_is_still_loading(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    projects, loading, go = Projects(world.backend, "http://studio"), threading.Event(), threading.Event()
+    projects, loading, go = Projects(world.ports, "http://studio"), threading.Event(), threading.Event()
 
     def slow(number: int) -> Project:
         loading.set()
@@ -75,7 +75,7 @@ def test_setup_answers_while_the_project_is_still_loading(
     assert client.post("/setup", json={"project": "1.5", "schema": changed}).status_code == 200
     assert loading.wait(10)
     go.set()
-    while "d" not in world.project.spec.classes:
+    while "d" not in world.project.control.classes:
         time.sleep(0.01)
     projects.stop()
 
@@ -191,7 +191,7 @@ def test_a_failure_of_ours_shows_no_traceback_and_is_logged_once(
         def enqueue(self, *arguments: Any, **more: Any) -> None:
             raise RuntimeError("secret detail")
 
-    object.__setattr__(world.backend, "jobs", Broken())
+    object.__setattr__(world.ports, "jobs", Broken())
     with caplog.at_level(logging.WARNING):
         answer = client.post("/webhook", json={"action": "START_TRAINING", "project": {"id": 1}})
     assert answer.status_code == 500

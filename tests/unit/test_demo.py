@@ -11,8 +11,9 @@ from rich.console import Console
 
 from ml_backend.adapters.files.digits import SIDE, write_digits
 from ml_backend.adapters.processes.child import free_port
+from ml_backend.cli.progress import ConsoleNarrator
+from ml_backend.controls import parse_label_config
 from ml_backend.domain.errors import BadRequest
-from ml_backend.domain.label_config import parse_label_config
 from ml_backend.operations.demo import TITLE_LENGTH, _free, _images, _label_config, _title
 
 
@@ -72,9 +73,9 @@ def test_writing_digits_again_writes_the_missing_ones_only(digits: Path) -> None
 
 
 def test_the_default_label_config_has_the_ten_digits() -> None:
-    spec = parse_label_config(_label_config(None))
-    assert set(spec.classes) == set("0123456789")
-    assert not spec.multiple
+    control = parse_label_config(_label_config(None))
+    assert set(control.classes) == set("0123456789")
+    assert not control.multiple
     for digit in "0123456789":
         assert f'<Choice value="{digit}" hotkey="{digit}"/>' in _label_config(None)
 
@@ -124,14 +125,14 @@ def test_a_taken_port_is_replaced_and_said_so() -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         taken = holder.getsockname()[1]
-        other = _free(taken, console, "Label Studio")
+        other = _free(taken, ConsoleNarrator(console), "Label Studio")
     assert other != taken
     assert said(console) == f"Port {taken} is taken: Label Studio uses {other}.\n"
 
 
 def test_a_free_port_is_kept() -> None:
     console, port = quiet(), free_port()
-    assert _free(port, console, "Label Studio") == port
+    assert _free(port, ConsoleNarrator(console), "Label Studio") == port
     assert said(console) == ""
 
 
@@ -140,6 +141,6 @@ def test_data_that_is_no_folder_of_images_is_refused_with_the_next_step(tmp_path
     (tmp_path / "file").touch()
     (tmp_path / "empty" / "deeper").mkdir(parents=True)
     with pytest.raises(BadRequest) as refused:
-        _images(tmp_path / what, tmp_path / "demo", quiet())
+        _images(tmp_path / what, tmp_path / "demo", ConsoleNarrator(quiet()))
     assert str(tmp_path / what) in refused.value.message
     assert "make demo DATA=folder" in refused.value.hint

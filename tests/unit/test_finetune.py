@@ -58,7 +58,7 @@ class Digits:
     def __init__(self, files: list[Path]) -> None:
         self.files = {f"/data/{n}.png": path for n, path in enumerate(files)}
 
-    def records(self, project: int) -> Iterator[TaskRecord]:
+    def records(self, project: int, control: object = None) -> Iterator[TaskRecord]:
         for n, address in enumerate(self.files):
             yield TaskRecord(Task(TaskId(n + 1), {"image": address}))
 

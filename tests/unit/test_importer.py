@@ -13,8 +13,9 @@ import pytest
 from ml_backend.adapters.files.artifacts import FileArtifacts
 from ml_backend.adapters.files.features import FileFeatures
 from ml_backend.adapters.redis.state import RedisState
+from ml_backend.controls import Choices
 from ml_backend.domain.errors import BadImage, BadRequest
-from ml_backend.domain.model import LabelSpec, ProjectRef, Task, TaskId, TaskRecord
+from ml_backend.domain.model import ProjectRef, Task, TaskId, TaskRecord
 from ml_backend.services.datasets import importer
 from ml_backend.services.datasets.importer import Importer
 from ml_backend.services.datasets.sources import read_source
@@ -23,7 +24,7 @@ from ml_backend.settings import Settings
 from ml_backend.wire import annotation
 
 REF = ProjectRef("http://127.0.0.1:8080", 3)
-SPEC = LabelSpec("choice", "image", "image", ("cat", "dog"))
+SPEC = Choices("choice", "image", "image", ("cat", "dog"))
 DIM = 64
 
 
@@ -35,9 +36,9 @@ class Studio:
     def __init__(self) -> None:
         self.made: list[Mapping[str, Any]] = []
 
-    def records(self, project: int) -> Iterator[TaskRecord]:
+    def records(self, project: int, control: object = None) -> Iterator[TaskRecord]:
         for n, task in enumerate(self.made, 1):
-            found = [annotation({"id": n, "task": n, **row}, "choice") for row in task.get("annotations", ())]
+            found = [annotation({"id": n, "task": n, **row}, control) for row in task.get("annotations", ())]
             yield TaskRecord(Task(TaskId(n), task["data"], task["meta"]), tuple(found), ())
 
     def ensure_storage(self, project: int, folder: Path) -> None: ...

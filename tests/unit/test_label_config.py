@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml_backend.controls import Choices, parse_label_config
 from ml_backend.domain.errors import UnusableConfig
-from ml_backend.domain.label_config import MAX_LENGTH, parse_label_config
-from ml_backend.domain.model import LabelSpec
+from ml_backend.domain.label_config import MAX_LENGTH
 
 IMAGE = '<Image name="image" value="$photo"/>'
 CAT_DOG = '<Choice value="cat"/><Choice value="dog"/>'
@@ -23,14 +23,14 @@ def config(attributes: str = "", choices: str = CAT_DOG, image: str = IMAGE) -> 
     [("", False), ('choice="single"', False), ('choice="single-radio"', False), ('choice="multiple"', True)],
 )
 def test_choices_on_an_image_are_what_is_predicted(attributes: str, multiple: bool) -> None:
-    assert parse_label_config(config(attributes)) == LabelSpec(
+    assert parse_label_config(config(attributes)) == Choices(
         "kind", "image", "photo", ("cat", "dog"), multiple
     )
 
 
 def test_the_alias_is_the_class_because_results_store_it() -> None:
-    spec = parse_label_config(config(choices='<Choice value="Katze" alias="cat"/><Choice value="dog"/>'))
-    assert spec.classes == ("cat", "dog")
+    control = parse_label_config(config(choices='<Choice value="Katze" alias="cat"/><Choice value="dog"/>'))
+    assert control.classes == ("cat", "dog")
 
 
 def test_choices_inside_of_views_count_once_each_and_inside_of_choices_not_at_all() -> None:
@@ -48,7 +48,7 @@ def test_the_first_usable_control_wins() -> None:
     <Choices name="dynamic" toName="image" value="$options"/>
     <Choices name="good" toName="image"><Choice value="yes"/><Choice value="no"/></Choices>
     <Choices name="later" toName="image">{CAT_DOG}</Choices></View>"""
-    assert parse_label_config(xml) == LabelSpec("good", "image", "photo", ("yes", "no"))
+    assert parse_label_config(xml) == Choices("good", "image", "photo", ("yes", "no"))
 
 
 @pytest.mark.parametrize(
@@ -80,8 +80,8 @@ def test_where_nothing_can_be_predicted_the_reason_is_told(xml: str, why: str) -
 
 
 def test_one_choice_of_a_multiple_choice_is_a_question() -> None:
-    spec = parse_label_config(config('choice="multiple"', '<Choice value="blurred"/>'))
-    assert (spec.classes, spec.multiple) == (("blurred",), True)
+    control = parse_label_config(config('choice="multiple"', '<Choice value="blurred"/>'))
+    assert (control.classes, control.multiple) == (("blurred",), True)
 
 
 @pytest.mark.parametrize(
@@ -127,10 +127,10 @@ pieces = st.sampled_from(
 )
 def test_any_text_is_a_spec_or_unusable(xml: str) -> None:
     try:
-        spec = parse_label_config(xml)
+        control = parse_label_config(xml)
     except UnusableConfig:
         return
-    assert spec.from_name
-    assert spec.image_key
-    assert spec.classes
-    assert len(set(spec.classes)) == len(spec.classes)
+    assert control.from_name
+    assert control.image_key
+    assert control.classes
+    assert len(set(control.classes)) == len(control.classes)

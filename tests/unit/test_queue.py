@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -11,8 +11,10 @@ import pytest
 
 import strategies
 from ml_backend.adapters.redis.state import RedisState
+from ml_backend.domain.events import StrategyChosen
 from ml_backend.domain.model import EMPTY, AnnotationId, LabelState, Task, TaskId
-from ml_backend.services.queue import look_ahead
+from ml_backend.services.queue import order
+from ml_backend.services.serving.maintenance import Maintenance
 from strategies import registry
 from tests.fakes import World
 
@@ -26,6 +28,12 @@ QUEUED = [
     "certain(0.9)",
     "mix(cluster_chain:0.8,random:0.2)",
 ]
+
+
+def elsewhere(work: Callable[[], Any]) -> Any:
+    """Do it as another request would, in a thread of its own."""
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(work).result(20)
 
 
 @pytest.fixture
@@ -175,7 +183,7 @@ def test_the_window_never_runs_dry(state: RedisState, annotators: int) -> None:
 def test_a_strategy_switch_takes_effect_at_the_next_submit(state: RedisState, world: World) -> None:
     world.answer(TaskId(1))
     state.set_options(world.ref, strategy="diversity")
-    world.project.on_event("strategy", {})
+    world.project.on_event(StrategyChosen())
     best = [task for task in world.queue.ranking if task not in (1, 2)]
     move = world.answer(TaskId(2), who=2)
     assert move.task == best[0]
@@ -207,14 +215,14 @@ def test_a_submit_without_a_write_while_the_front_is_renewed_gets_what_it_was_pr
     for task in (1, 2, 3):
         move = world.answer(TaskId(task))
     assert world.studio.serve(1) == move.task
-    look_ahead.look_ahead(world.queue, world.project.pool, world.studio)
+    world.queue.look_ahead(world.project.pool, world.studio)
     write, moves = world.studio._write, []
 
     def answered_meanwhile() -> None:
         write()
         if not moves:
             moves.append(None)  # the submit may write itself
-            moves[0] = world.answer(move.task)
+            moves[0] = elsewhere(lambda: world.answer(move.task))
 
     monkeypatch.setattr(world.studio, "_write", answered_meanwhile)
     world.queue.renew_front(world.project.pool, world.studio)
@@ -257,13 +265,14 @@ def test_what_is_being_written_in_bulk_is_not_chosen_unless_nothing_else_is_open
     def meanwhile(project: int, rows: Sequence[Mapping[str, Any]]) -> int:
         arriving, task = {row["task"] for row in rows}, None
         for _ in range(10):
-            task = world.answer(task or next(task for task in world.tasks if task not in arriving)).task
+            task = task or next(task for task in world.tasks if task not in arriving)
+            task = elsewhere(partial(world.answer, task)).task
             chosen.append(task)
         assert not arriving & {*chosen}
         return store(project, rows)
 
     monkeypatch.setattr(world.studio, "import_predictions", meanwhile)
-    world.project.run_maintenance()
+    Maintenance(world.project).run()
     assert chosen
 
 
@@ -290,7 +299,7 @@ def test_answers_that_arrive_while_everything_is_reloaded_are_all_there_afterwar
         work = [people.submit(label, who) for who in range(4)]
         while not all(one.done() for one in work):
             world.project.reload()
-            world.project.run_maintenance()
+            Maintenance(world.project).run()
         for one in work:
             one.result()
     assert world.project.pool.counts()["labelled"] == 120
@@ -332,7 +341,7 @@ def test_predictions_handed_to_label_studio_are_forgotten_only_when_they_are_lon
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking ahead at once instead of when Label Studio is done serving."""
-    monkeypatch.setattr(look_ahead, "SERVED_SECONDS", -1.0)
+    monkeypatch.setattr(order, "SERVED_SECONDS", -1.0)
 
 
 @pytest.mark.usefixtures("hasty")
@@ -348,7 +357,7 @@ def test_after_looking_ahead_an_accepted_suggestion_needs_no_write(state: RedisS
     assert world.studio.serve(1) == task
     for _ in range(10):
         world.settle(1)
-        look_ahead.look_ahead(world.queue, world.project.pool, world.studio)
+        world.queue.look_ahead(world.project.pool, world.studio)
         move = world.answer(task)
         written.append(move.written)
         task = world.studio.serve(1)
@@ -361,7 +370,7 @@ def test_after_looking_ahead_an_accepted_suggestion_needs_no_write(state: RedisS
 def test_looking_ahead_leaves_the_promised_task_in_front_and_happens_once(world: World) -> None:
     move, before = world.answer(TaskId(1)), world.studio.writes
     for _ in range(3):
-        look_ahead.look_ahead(world.queue, world.project.pool, world.studio)
+        world.queue.look_ahead(world.project.pool, world.studio)
     assert world.studio.writes == before + 1
     assert world.studio.serve(1) == move.task
 
@@ -371,7 +380,7 @@ def test_nothing_is_looked_ahead_while_two_are_at_work(world: World) -> None:
     world.answer(TaskId(1), who=1)
     world.answer(TaskId(2), who=2)
     writes = world.studio.writes
-    look_ahead.look_ahead(world.queue, world.project.pool, world.studio)
+    world.queue.look_ahead(world.project.pool, world.studio)
     assert world.studio.writes == writes
 
 
@@ -394,7 +403,7 @@ def test_a_submit_does_not_trust_a_write_that_is_still_under_way(
     monkeypatch.setattr(world.studio, "update_prediction", partial(slow, real))
     monkeypatch.setattr(world.studio, "create_prediction", partial(slow, made))
     with ThreadPoolExecutor(2) as pool:
-        ahead = pool.submit(look_ahead.look_ahead, world.queue, world.project.pool, world.studio)
+        ahead = pool.submit(world.queue.look_ahead, world.project.pool, world.studio)
         assert started.wait(10)
         answer = pool.submit(world.answer, move.task)
         while not any(place.writing == 2 for place in world.queue.window.places.values()):

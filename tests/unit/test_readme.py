@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import strategies
-from ml_backend.cli.main import main
+from ml_backend.cli.main import COMMANDS
 from ml_backend.settings import Settings
 from strategies import registry
 
@@ -30,7 +30,7 @@ def test_every_setting_is_in_the_table_with_its_default_and_meaning() -> None:
 
 def test_every_command_it_names_exists() -> None:
     named = set(re.findall(r"rush ([a-z]+)", README))
-    assert named <= set(main.commands), named - set(main.commands)
+    assert named <= set(COMMANDS), named - set(COMMANDS)
     assert re.findall(r"\[(\d+) strategies\]", README) == [str(len(strategies.names()))]
 
 

@@ -84,7 +84,7 @@ def test_no_error_answer_repeats_what_was_sent_as_a_secret(state: RedisState) ->
         token="token-token",
         webhook_secret="webhook-webhook",
     )
-    client = create_app(settings, Projects(World(state).backend, "http://studio")).test_client()
+    client = create_app(settings, Projects(World(state).ports, "http://studio")).test_client()
     wrong = {"Authorization": "Bearer guess-guess", "X-Rush-Secret": "guess-guess"}
     for path in ("/status", "/webhook", "/predict", "/setup", "/nothing"):
         answer = client.post(path, json={}, headers=wrong)

@@ -11,8 +11,8 @@ from sklearn.datasets import load_digits
 
 import strategies
 from ml_backend.cli.main import main
+from ml_backend.domain.simulated_run import Options
 from ml_backend.simulation.project import MemoryProject
-from ml_backend.simulation.run import Options
 from ml_backend.simulation.runner import on_processes, simulate, simulate_run
 from strategies import StrategyError
 from strategies.cost import Answer, CostModel

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ml_backend.adapters.redis.state import RedisState
+from ml_backend.controls import Choices
 from ml_backend.domain.errors import LabelStudioError
 from ml_backend.domain.model import (
     MODEL_VERSION,
     Annotation,
     AnnotationId,
     ContentKey,
-    LabelSpec,
     PredictionId,
     PredictionRow,
     ProjectRef,
@@ -29,7 +29,7 @@ from ml_backend.domain.model import (
 from ml_backend.services.syncing.sync import merge, sync
 
 REF = ProjectRef("http://127.0.0.1:8080", 3)
-SPEC = LabelSpec("choice", "image", "image", ("cat", "dog"))
+SPEC = Choices("choice", "image", "image", ("cat", "dog"))
 KEY, OTHER = ContentKey("a" * 32), ContentKey("b" * 32)
 
 
@@ -43,7 +43,7 @@ class FakeStudio:
     rows: dict[PredictionId, PredictionRow] = field(default_factory=dict)
     during: Callable[[], None] = lambda: None
 
-    def records(self, project: int) -> Iterator[TaskRecord]:
+    def records(self, project: int, control: object = None) -> Iterator[TaskRecord]:
         assert project == REF.id
         found = [
             TaskRecord(

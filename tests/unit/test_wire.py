@@ -11,12 +11,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ml_backend.controls import Choices, parse_label_config
+from ml_backend.controls.choices import read
 from ml_backend.domain.errors import BadRequest
-from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.events import (
+    AnnotationsDeleted,
+    AnnotationsSaved,
+    Irrelevant,
+    ProjectUpdated,
+    StudioEvent,
+    TasksCreated,
+    TasksDeleted,
+    TrainingAsked,
+)
 from ml_backend.domain.model import (
     MODEL_VERSION,
     Annotation,
-    LabelSpec,
     PredictionId,
     Suggestion,
     Task,
@@ -24,26 +34,43 @@ from ml_backend.domain.model import (
 )
 from ml_backend.domain.provenance import is_marked, mark
 from ml_backend.wire import (
-    Event,
     PredictJson,
     SetupJson,
     TaskJson,
+    WebhookJson,
     annotation,
-    choices,
     content_key_of,
     coordinates,
-    event,
     image_of,
     parse,
     place_of,
     prediction,
     project_id,
-    result,
     score_of,
+    webhook,
 )
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "label_studio_1.23.2"
-SPEC = LabelSpec("label", "image", "image", ("cat", "dog", "bird"))
+SPEC = Choices("label", "image", "image", ("cat", "dog", "bird"))
+KINDS = {
+    "ANNOTATION_CREATED": AnnotationsSaved,
+    "ANNOTATION_UPDATED": AnnotationsSaved,
+    "ANNOTATIONS_DELETED": AnnotationsDeleted,
+    "TASKS_CREATED": TasksCreated,
+    "TASKS_DELETED": TasksDeleted,
+    "PROJECT_UPDATED": ProjectUpdated,
+    "START_TRAINING": TrainingAsked,
+}
+
+
+def event(sent: Any) -> StudioEvent:
+    return webhook(sent).event(SPEC)
+
+
+def saved(name: str) -> tuple[Annotation, ...]:
+    found = event(body(name))
+    assert isinstance(found, AnnotationsSaved)
+    return found.annotations
 
 
 def body(name: str) -> Any:
@@ -60,9 +87,7 @@ def named(part: str) -> list[str]:
 
 
 def test_a_submit_is_an_annotation() -> None:
-    happened = event(body("submit__0_webhook_ANNOTATION_CREATED"))
-    assert (happened.action, happened.project) == ("ANNOTATION_CREATED", 1)
-    [answer] = happened.annotations
+    [answer] = saved("submit__0_webhook_ANNOTATION_CREATED")
     assert answer == Annotation(
         id=answer.id,
         task=TaskId(1),
@@ -72,11 +97,10 @@ def test_a_submit_is_an_annotation() -> None:
         created_at="2026-11-23T00:53:56.126400Z",
         suggested=PredictionId(1),
     )
-    assert parse_label_config(happened.label_config) == SPEC
 
 
 def test_a_skip_is_an_annotation_without_labels() -> None:
-    [answer] = event(body("skip__0_webhook_ANNOTATION_CREATED")).annotations
+    [answer] = saved("skip__0_webhook_ANNOTATION_CREATED")
     assert (answer.id, answer.task, answer.skipped, answer.labels) == (2, 6, True, ())
 
 
@@ -85,27 +109,33 @@ def test_a_skip_is_an_annotation_without_labels() -> None:
 )
 def test_an_update_is_an_annotation_with_its_new_labels(name: str) -> None:
     [sent] = [body(name)["annotation"]]
-    [answer] = event(body(name)).annotations
+    [answer] = saved(name)
     assert (answer.id, answer.task, answer.skipped) == (sent["id"], sent["task"], False)
     assert answer.labels == tuple(sent["result"][0]["value"]["choices"])
 
 
 def test_deleted_annotations_and_tasks_are_ids() -> None:
-    assert event(body("delete__0_webhook_ANNOTATIONS_DELETED")).deleted_annotations == (1,)
-    assert event(body("task_delete__0_webhook_TASKS_DELETED")).deleted_tasks == (4001,)
+    assert event(body("delete__0_webhook_ANNOTATIONS_DELETED")) == AnnotationsDeleted((1,))
+    assert event(body("task_delete__0_webhook_TASKS_DELETED")) == TasksDeleted((4001,))
 
 
 def test_created_tasks_carry_their_data() -> None:
-    happened = event(body("import1__0_webhook_TASKS_CREATED"))
-    assert happened.tasks == (Task(TaskId(4001), {"image": "http://x/y.jpg"}, {}),)
+    [task] = (Task(TaskId(4001), {"image": "http://x/y.jpg"}, {}),)
+    assert event(body("import1__0_webhook_TASKS_CREATED")) == TasksCreated((task,))
 
 
 @pytest.mark.parametrize("name", named("webhook"))
 def test_every_webhook_names_its_action_project_and_label_config(name: str) -> None:
-    happened = event(body(name))
-    assert happened.action == name.partition("webhook_")[2]
-    assert happened.project == 1
-    assert parse_label_config(happened.label_config) == SPEC
+    hook = webhook(body(name))
+    assert hook.action == name.partition("webhook_")[2]
+    assert hook.project_id == 1
+    assert hook.project is not None
+    assert parse_label_config(hook.project.label_config) == SPEC
+    assert type(hook.event(SPEC)) is KINDS[hook.action]
+
+
+def test_an_action_that_is_new_to_us_is_an_event_that_means_nothing() -> None:
+    assert event({"action": "SOMETHING_NEW", "project": {"id": 1}}) == Irrelevant("SOMETHING_NEW")
 
 
 @pytest.mark.parametrize("name", named("_predict"))
@@ -184,18 +214,25 @@ webhooks = json_values | st.fixed_dictionaries(
 
 @given(webhooks)
 def test_any_webhook_is_an_event_or_a_bad_request(sent: Any) -> None:
-    happened = outcome(lambda: event(sent, "label"))
-    if not isinstance(happened, Event):
+    hook = outcome(lambda: webhook(sent))
+    if not isinstance(hook, WebhookJson):
         return
-    numbers = [n for a in happened.annotations for n in (a.id, a.task, a.annotator, a.suggested or 0)]
-    numbers += [task.id for task in happened.tasks]
-    numbers += [*happened.deleted_tasks, *happened.deleted_annotations, happened.project or 0]
+    found = outcome(lambda: hook.event(SPEC))
+    if not isinstance(found, StudioEvent):
+        return
+    answers = found.annotations if isinstance(found, AnnotationsSaved) else ()
+    created = found.tasks if isinstance(found, AnnotationsSaved | TasksCreated) else ()
+    numbers = [n for a in answers for n in (a.id, a.task, a.annotator, a.suggested or 0)]
+    numbers += [task.id for task in created]
+    numbers += found.annotations if isinstance(found, AnnotationsDeleted) else ()
+    numbers += found.tasks if isinstance(found, TasksDeleted) else ()
+    numbers.append(hook.project_id or 0)
     assert all(0 <= number < 2**63 for number in numbers), "fits int64 arrays and the database"
-    for answer in happened.annotations:
+    for answer in answers:
         assert not (answer.skipped and answer.labels)
         assert answer.lead_time is None or 0 <= answer.lead_time < float("inf")
         "".join(answer.labels).encode()
-    for task in happened.tasks:
+    for task in created:
         image_of(task, SPEC).encode()
         content_key_of(task).encode()
 
@@ -253,9 +290,10 @@ def test_what_is_no_project_is_a_bad_request(value: Any) -> None:
 def test_a_written_result_reads_back_as_its_labels(
     labels: list[str], confidence: float, ranked: list[tuple[str, float]]
 ) -> None:
-    written = result(SPEC, Suggestion(tuple(labels), confidence, tuple(ranked)))
-    assert choices(written, SPEC.from_name) == tuple(labels)
-    assert choices(written, "other") == ()
+    written = SPEC.write(Suggestion(tuple(labels), confidence, tuple(ranked)))
+    assert SPEC.read(written) == tuple(labels)
+    assert read(written) == tuple(labels)
+    assert read(written, "other") == ()
     assert all(0 <= region["score"] <= 1 for region in written)
 
 
@@ -297,7 +335,7 @@ def test_the_image_is_a_text_or_the_first_of_a_list(value: Any, address: str) ->
 
 
 def marked(labels: tuple[str, ...] = ("cat",)) -> list[dict[str, Any]]:
-    return mark(result(SPEC, Suggestion(labels, 0.9)), "3.ab")
+    return mark(SPEC.write(Suggestion(labels, 0.9)), "3.ab")
 
 
 def test_what_a_machine_made_says_so_until_a_person_changes_it() -> None:
@@ -308,7 +346,7 @@ def test_what_a_machine_made_says_so_until_a_person_changes_it() -> None:
     assert annotation(json.loads(json.dumps(body))).machine
     body["result"][0]["value"] = {"choices": ["dog"]}
     assert not annotation(body).machine
-    assert not annotation({**body, "result": result(SPEC, Suggestion(("cat",), 0.9))}).machine
+    assert not annotation({**body, "result": SPEC.write(Suggestion(("cat",), 0.9))}).machine
     assert not annotation({**body, "result": marked(), "was_cancelled": True}).machine
     assert not annotation({**body, "result": []}).machine
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_backend.adapters.label_studio.images import ImageSource
 from ml_backend.adapters.label_studio.transport import Transport
+from ml_backend.controls import Control
 from ml_backend.domain.errors import LabelStudioError, NotFound
 from ml_backend.domain.model import (
     MODEL_VERSION,
@@ -65,7 +66,7 @@ class HttpLabelStudio:
         """One PATCH; the project's JSON after it."""
         return _object(self._http.request("PATCH", f"/api/projects/{project}/", json=fields))
 
-    def records(self, project: int) -> Iterator[TaskRecord]:
+    def records(self, project: int, control: Control | None = None) -> Iterator[TaskRecord]:
         """Every task with its annotations (skipped ones too) and predictions, by id, streamed page by page.
 
         Pages continue behind the last id that was seen, so tasks deleted meanwhile shift nothing.
@@ -78,7 +79,8 @@ class HttpLabelStudio:
         while page := self._page(project, last):
             for task in page:
                 last = task["id"]
-                mine = tuple(annotation({"task": last, **each}) for each in task.get("annotations") or ())
+                given = task.get("annotations") or ()
+                mine = tuple(annotation({"task": last, **each}, control) for each in given)
                 record = Task(TaskId(last), task.get("data") or {}, task.get("meta") or {})
                 yield TaskRecord(record, mine, tuple(rows.get(record.id, ())))
             if len(page) < PAGE:

@@ -1,4 +1,4 @@
-"""``importer.TaskSink`` on label-studio-sdk, which takes seconds to load: for the command line only."""
+"""``ports.TaskSink`` on label-studio-sdk, which takes seconds to load: for the command line only."""
 
 from __future__ import annotations
 

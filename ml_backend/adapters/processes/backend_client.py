@@ -1,12 +1,35 @@
-"""Our own backend over HTTP, for the command line."""
+"""Our own backend over HTTP, for the command line and for its other replicas."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 
-from ml_backend.domain.errors import NotReady
+from ml_backend.domain.errors import NotReady, Unavailable
+from ml_backend.ports import Reply
+
+REPLICA_SECONDS = 0.9
+"""How long another replica may take: Label Studio gives a webhook one second."""
+
+
+class HttpReplicas:
+    """``ports.Replicas`` over one connection pool."""
+
+    def __init__(self) -> None:
+        self._client = httpx.Client(timeout=REPLICA_SECONDS, trust_env=False)
+
+    def send(self, address: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """Hand a request to the replica at this address; Unavailable where it does not answer in time."""
+        try:
+            reply = self._client.request(method, f"{address}{path}", content=body, headers=dict(headers))
+        except httpx.HTTPError as error:
+            raise Unavailable(
+                f"The replica at {address} owns this project and does not answer: {error}.",
+                "Another one takes over within seconds; what was missed is synced then.",
+            ) from error
+        return Reply(reply.status_code, reply.content, reply.headers.get("Content-Type"))
 
 
 def backend_status(url: str, auth: tuple[str, str] | None = None, token: str = "") -> list[dict[str, Any]]:

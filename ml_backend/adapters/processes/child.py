@@ -12,16 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from ml_backend.domain.errors import RushError
+from ml_backend.domain.errors import ServerError
 
 Progress = Callable[[str], None]
 Command = Sequence[str | os.PathLike[str]]
-
-
-class ServerError(RushError):
-    """A local server did not start, died, or runs already."""
-
-    status = 503
 
 
 def free_port(host: str = "127.0.0.1") -> int:

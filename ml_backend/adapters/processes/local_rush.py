@@ -8,8 +8,9 @@ import urllib.error
 import urllib.request
 from types import TracebackType
 
-from ml_backend.adapters.processes.child import Child, Progress, ServerError, port_is_free
+from ml_backend.adapters.processes.child import Child, Progress, port_is_free
 from ml_backend.adapters.processes.servers import LocalRedis
+from ml_backend.domain.errors import ServerError
 from ml_backend.settings import Settings
 
 

@@ -11,7 +11,8 @@ from urllib.error import URLError
 from urllib.parse import quote
 from urllib.request import ProxyHandler, build_opener
 
-from ml_backend.adapters.processes.child import Child, Command, Progress, ServerError, free_port, port_is_free
+from ml_backend.adapters.processes.child import Child, Command, Progress, free_port, port_is_free
+from ml_backend.domain.errors import ServerError
 
 __all__ = ["LocalLabelStudio", "LocalRedis", "ServerError", "free_port", "port_is_free", "redis_executable"]
 

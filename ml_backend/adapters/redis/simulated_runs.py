@@ -21,7 +21,7 @@ from rq.job import Job, JobStatus
 from ml_backend.adapters.redis.client import address
 from ml_backend.adapters.redis.jobs import SIMULATED
 from ml_backend.domain.errors import SimulationError, StoreError
-from ml_backend.simulation.run import Run, Runner
+from ml_backend.domain.simulated_run import Run, Runner
 
 log = logging.getLogger(__name__)
 

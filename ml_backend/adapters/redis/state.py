@@ -16,6 +16,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ml_backend.adapters.redis.client import address, connect
 from ml_backend.domain.errors import StoreError
+from ml_backend.domain.events import Event, from_text, to_text
 from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
 
 PROJECTS = "rush:projects"
@@ -214,12 +215,12 @@ class RedisState:
 
     # ---- events
 
-    def publish(self, project: ProjectRef, event: str, **fields: Any) -> None:
+    def publish(self, project: ProjectRef, event: Event) -> None:
         """Tell every process that listens; nobody listening is fine."""
         with self._redis() as redis:
-            redis.publish(EVENTS, json.dumps([project.origin, project.id, event, fields]))
+            redis.publish(EVENTS, json.dumps([project.origin, project.id, *to_text(event)]))
 
-    def listen(self, timeout: float) -> Iterator[tuple[ProjectRef, str, dict[str, Any]]]:
+    def listen(self, timeout: float) -> Iterator[tuple[ProjectRef, Event]]:
         """Events as they come; ends after ``timeout`` seconds without one. For one listening thread.
 
         The subscription stays from call to call: what is published in between waits. A Redis that goes away
@@ -234,8 +235,9 @@ class RedisState:
                 time.sleep(min(RECONNECT_SECONDS, max(left, 0)))
                 continue
             if message is not None:
-                origin, number, event, fields = json.loads(message["data"])
-                yield ProjectRef(origin, number), event, fields
+                origin, number, name, fields = json.loads(message["data"])
+                if (event := from_text(name, fields)) is not None:  # else a newer version's
+                    yield ProjectRef(origin, number), event
                 deadline = time.monotonic() + timeout
 
     def close(self) -> None:

@@ -7,11 +7,11 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 
+from ml_backend.controls import Control
 from ml_backend.domain.errors import NotFound
-from ml_backend.domain.model import CERTIFIED_VERSION, LabelSpec, ProjectRef, Suggestion, TaskId
+from ml_backend.domain.model import CERTIFIED_VERSION, ProjectRef, Suggestion, TaskId
 from ml_backend.domain.provenance import mark
 from ml_backend.ports import LabelStudio
-from ml_backend.wire import result
 
 Progress = Callable[[str, int, int], None]
 
@@ -26,7 +26,7 @@ def _nothing(stage: str, done: int, total: int) -> None:
 def accept_predictions(
     ref: ProjectRef,
     studio: LabelStudio,
-    spec: LabelSpec,
+    control: Control,
     suggestions: Sequence[tuple[TaskId, Suggestion]],
     certificate: str,
     progress: Progress = _nothing,
@@ -45,7 +45,7 @@ def accept_predictions(
                 "task": task,
                 "model_version": version,
                 "score": min(max(said.confidence, 0.0), 1.0),
-                "result": mark(result(spec, said), certificate),
+                "result": mark(control.write(said), certificate),
             }
             for task, said in lacking[start : start + CHUNK]
         ]

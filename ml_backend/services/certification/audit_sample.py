@@ -6,15 +6,15 @@ import math
 import secrets
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import cast
 
 import numpy as np
 
+from ml_backend.controls import parse_label_config
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import BadRequest, NotReady
-from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.events import AuditSampleChanged
 from ml_backend.domain.model import LabelState, ProjectRef, Suggestion, TaskId
-from ml_backend.ports import Artifacts, Features, Index, State
+from ml_backend.ports import Artifacts, Features, State
 from ml_backend.services.queue.pool import ProjectPool
 from ml_backend.services.queue.suggest import suggest
 from strategies.audits.certify import MIXTURE, audits_needed
@@ -38,19 +38,19 @@ def frozen(
     generation = artifacts.generation(ref)
     if generation is None:
         raise NotReady(f"Project {ref.id} has no embedded image yet.", "Import images or run rush sync.")
-    spec = parse_label_config(state.options(ref).get("label_config", ""))
-    pool = ProjectPool(ref, spec, generation, cast(Index, None))  # in bulk no index is asked
-    pool.add(state.tasks(ref), features, None, index=False)
+    control = parse_label_config(state.options(ref).get("label_config", ""))
+    pool = ProjectPool(ref, control, generation)
+    pool.add(state.tasks(ref), features, None)
     pool.load_annotations(state.annotations(ref))
     rows = np.flatnonzero(pool.embedded & (pool.states == LabelState.OPEN)).tolist()
-    said = zip(rows, suggest(pool, rows, bulk=True), strict=True)
+    said = zip(rows, suggest(pool, rows), strict=True)
     known = [(row, suggestion) for row, suggestion in said if suggestion.labels]
     if not known:
         raise NotReady(
             f"Project {ref.id} has no open image with a suggestion.", "Label some first, then draw audits."
         )
     confidences = np.array([suggestion.confidence for _, suggestion in known], np.float32)
-    if not spec.multiple:
+    if not control.multiple:
         there = [row for row, _ in known]
         classes = np.array([pool.classes[suggestion.labels[0]] for _, suggestion in known])
         confidences = trusted(confidences, classes, [pool.raw[there], pool.vectors("head")[there]])
@@ -119,7 +119,7 @@ def draw_sample(
         confidences=confidences[order],
     )
     artifacts.publish_audit_sample(ref, sample)
-    state.publish(ref, "audits")
+    state.publish(ref, AuditSampleChanged())
     return sample
 
 
@@ -132,16 +132,18 @@ def ask_more(ref: ProjectRef, state: State, artifacts: Artifacts, more: int) -> 
         raise BadRequest(f"{more} more audits are none.", "Give a number above 0.")
     longer = replace(sample, count=min(len(sample), sample.count + more))
     artifacts.publish_audit_sample(ref, longer)
-    state.publish(ref, "audits")
+    state.publish(ref, AuditSampleChanged())
     return longer
 
 
 def _check(share: float, count: int | None, surest: float | None) -> None:
     if surest is not None and not 0 < surest <= 1:
         raise BadRequest(
-            f"--surest {surest} is outside of (0, 1].", "0.5 draws from the surer half, 1 from all."
+            f"{surest} is outside of (0, 1].", "0.5 draws from the surer half, 1 from all.", field="surest"
         )
     if not 0 < share <= 1:
-        raise BadRequest(f"--share {share} is outside of (0, 1].", "0.5 makes every second image an audit.")
+        raise BadRequest(
+            f"{share} is outside of (0, 1].", "0.5 makes every second image an audit.", field="share"
+        )
     if count is not None and count < 1:
-        raise BadRequest(f"--count {count} is no number of audits.", "Give a number above 0, or none.")
+        raise BadRequest(f"{count} is no number of audits.", "Give a number above 0, or none.", field="count")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from ml_backend.controls import Control
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.labels import resolve_labels
 from ml_backend.domain.model import Annotation, LabelState, Suggestion, TaskId
@@ -144,7 +145,7 @@ def _outcomes(
             outcomes[position] = 0.0
         elif state is LabelState.LABELLED:
             said = sample.answers[int(sample.suggested[position])]
-            outcomes[position] = float(set(labels) == set(said))
+            outcomes[position] = float(Control.agrees(said, labels))
     return outcomes
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ml_backend.controls import parse_label_config
 from ml_backend.domain.errors import BadRequest, LabelStudioError, NotFound, UnusableConfig
-from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.model import MODEL_VERSION, ProjectRef
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.connecting import hotkeys, label_studio_setup

@@ -10,27 +10,27 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
 import strategies
+from ml_backend.controls import Control
 from ml_backend.domain.content_hash import content_key
 from ml_backend.domain.errors import BadRequest, RushError
+from ml_backend.domain.events import Synced
 from ml_backend.domain.generation import Floats, Projection
 from ml_backend.domain.labels import resolve_labels
 from ml_backend.domain.model import (
     EMPTY,
     MODEL_VERSION,
     ContentKey,
-    LabelSpec,
     LabelState,
     PredictionId,
     ProjectRef,
-    TaskId,
 )
-from ml_backend.ports import Embedder, Features, LabelStudio, State
+from ml_backend.ports import Embedder, Features, LabelStudio, State, TaskSink
 from ml_backend.services.datasets.sources import SourceItem
 from ml_backend.services.learning.rounds import Learner
 from ml_backend.services.syncing.sync import sync
@@ -50,21 +50,6 @@ Progress = Callable[[str, int, int], None]
 """Hears the stage's name, how much of it is done, and all of it."""
 
 
-class TaskSink(Protocol):
-    """How tasks and files get into Label Studio."""
-
-    def ensure_storage(self, project: int, folder: Path) -> None:
-        """Make Label Studio serve the files below ``folder`` to this project."""
-
-    def upload(self, project: int, files: Sequence[Path]) -> list[str]:
-        """Upload files; returns their addresses in order."""
-
-    def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[TaskId]:
-        """Create tasks in one request; returns their ids in order."""
-
-    def close(self) -> None: ...  # noqa: D102
-
-
 @dataclass(frozen=True, slots=True)
 class ImportReport:
     """What became of the images; ``skipped`` are (name, reason)."""
@@ -80,7 +65,7 @@ class Importer:
     """Imports images into one project; NotFound or LabelStudioError where Label Studio refuses."""
 
     ref: ProjectRef
-    spec: LabelSpec
+    control: Control
     settings: Settings
     studio: LabelStudio
     sink: TaskSink
@@ -98,7 +83,7 @@ class Importer:
         found = list(images)
         if not found:
             raise BadRequest("There is nothing to import.", "Give a folder or a list with images in it.")
-        sync(self.ref, self.studio, self.state, self.spec, features=self.features)
+        sync(self.ref, self.studio, self.state, self.control, features=self.features)
         keyed = self._embed(found)
         there = set(self.state.tasks(self.ref).values())
         fresh = {key: image for key, image in keyed.items() if key not in there}
@@ -108,8 +93,8 @@ class Importer:
             self.progress("Laying out the map", 1, 1)
             self._import(fresh, projection)
             if any(image.task.get("annotations") for image in fresh.values()):
-                sync(self.ref, self.studio, self.state, self.spec, features=self.features)
-        self.state.publish(self.ref, "synced")
+                sync(self.ref, self.studio, self.state, self.control, features=self.features)
+        self.state.publish(self.ref, Synced())
         duplicates = len(found) - len(self.skipped) - len(fresh)
         return ImportReport(len(fresh), duplicates, self.skipped, time.monotonic() - began)
 
@@ -201,7 +186,7 @@ class Importer:
                 for key, address in zip(some, addresses, strict=True)
             ]
             for task, place in zip(tasks, places, strict=False):
-                task["predictions"] = [*task["predictions"], prediction(self.spec, EMPTY, place)]
+                task["predictions"] = [*task["predictions"], prediction(self.control, EMPTY, place)]
             ids = self.sink.import_tasks(self.ref.id, tasks)
             self.state.set_keys(
                 {f"{self.ref.origin} {a}": key for a, key in zip(addresses, some, strict=True)}
@@ -237,7 +222,7 @@ class Importer:
     ) -> dict[str, Any]:
         x, y = (float(value) for value in projection.xy[row])
         rush = coordinates(x, y, int(projection.cluster[row]), projection.generation, key)
-        data = {**image.task.get("data", {}), self.spec.image_key: address}
+        data = {**image.task.get("data", {}), self.control.image_key: address}
         if self.settings.coordinates == "data":
             data |= {f"rush_{name}": rush[name] for name in ("x", "y", "cluster")}
         if self.settings.coordinates == "off":

@@ -14,6 +14,7 @@ import numpy as np
 
 from ml_backend.domain.content_hash import content_key
 from ml_backend.domain.errors import RushError
+from ml_backend.domain.events import Ingested
 from ml_backend.domain.generation import Floats
 from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
 from ml_backend.ports import Embedder, Features, LabelStudio, State
@@ -143,7 +144,7 @@ class _Ingest:
         self.embedded.update(tasks)
         for address in keys:
             self.waiting.pop(address, None)
-        self.state.publish(self.ref, "ingested", tasks=list(tasks))
+        self.state.publish(self.ref, Ingested(tuple(tasks)))
         self.progress(len(self.embedded) + len(self.failed), len(self.tasks))
 
     def _fail(self, address: str, problem: str) -> None:

@@ -58,7 +58,7 @@ class FinetuningRun:
     def run(self, ref: ProjectRef) -> TrainOutcome:
         """Fine-tune and publish if better; NotReady where there are too few labels."""
         current, labelled = self.learner.raw_space(ref), self.learner.labelled(ref)
-        multiple = labelled.spec.multiple
+        multiple = labelled.control.multiple
         kinds = len(np.unique(labelled.targets, axis=0))
         if len(labelled.keys) < LEAST_LABELS or kinds < 2:
             raise NotReady(
@@ -69,7 +69,8 @@ class FinetuningRun:
             ref, labelled, replace(current, head=None), current.manifest.get("tuned_on", ())
         )
         tasks = [
-            (record.task.id, image_of(record.task, labelled.spec)) for record in self.studio.records(ref.id)
+            (record.task.id, image_of(record.task, labelled.control))
+            for record in self.studio.records(ref.id)
         ]
         addresses = {task: address for task, address in tasks if address}
 

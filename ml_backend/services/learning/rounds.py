@@ -9,11 +9,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ml_backend.controls import Control, parse_label_config
 from ml_backend.domain.errors import NotReady
+from ml_backend.domain.events import GenerationPublished, MapPublished
 from ml_backend.domain.generation import Array, Floats, Generation, Head, Pca, Projection
-from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.labels import resolve_labels
-from ml_backend.domain.model import ContentKey, LabelSpec, LabelState, ProjectRef, TaskId
+from ml_backend.domain.model import ContentKey, LabelState, ProjectRef, TaskId
 from ml_backend.ports import Artifacts, Features, Projector, State, Trainer
 from ml_backend.services.learning.maps import fit_pca, lay_out
 from ml_backend.services.learning.train import TrainOutcome, train
@@ -42,7 +43,7 @@ class PrincipalProjector:
 class Labelled:
     """Labelled tasks with their images: targets are classes (n,), or 0/1 (n, C) for multiple choice."""
 
-    spec: LabelSpec
+    control: Control
     tasks: list[TaskId]
     keys: list[ContentKey]
     targets: Array
@@ -52,7 +53,7 @@ class Labelled:
         lacking = set(features.missing(self.keys))
         rows = [row for row, key in enumerate(self.keys) if key not in lacking]
         return Labelled(
-            self.spec, [self.tasks[n] for n in rows], [self.keys[n] for n in rows], self.targets[rows]
+            self.control, [self.tasks[n] for n in rows], [self.keys[n] for n in rows], self.targets[rows]
         )
 
 
@@ -124,22 +125,22 @@ class Learner:
 
     def labelled(self, ref: ProjectRef) -> Labelled:
         """All labelled tasks whose images have features."""
-        tasks, spec = self.state.tasks(ref), self._spec(ref)
-        column = {label: n for n, label in enumerate(spec.classes)}
+        tasks, control = self.state.tasks(ref), self._control_of(ref)
+        column = {label: n for n, label in enumerate(control.classes)}
         labelled: list[tuple[TaskId, ContentKey, list[int]]] = []
         for task, (state, labels) in sorted(resolve_labels(self.state.annotations(ref)).items()):
             chosen = [column[label] for label in labels if label in column]
             key = tasks.get(task)
-            if state is LabelState.LABELLED and key and (chosen or spec.multiple):
+            if state is LabelState.LABELLED and key and (chosen or control.multiple):
                 labelled.append((task, key, chosen))
-        targets = np.zeros((len(labelled), len(spec.classes)), np.int64)
+        targets = np.zeros((len(labelled), len(control.classes)), np.int64)
         for row, (_, _, chosen) in enumerate(labelled):
             targets[row, chosen] = 1
         return Labelled(
-            spec,
+            control,
             [task for task, _, _ in labelled],
             [key for _, key, _ in labelled],
-            targets if spec.multiple else targets.argmax(axis=1),
+            targets if control.multiple else targets.argmax(axis=1),
         ).within(self.features)
 
     def fit(
@@ -150,8 +151,8 @@ class Learner:
             self.features.get(labelled.keys),
             labelled.targets,
             [int(task) for task in labelled.tasks],
-            classes=labelled.spec.classes,
-            multiple=labelled.spec.multiple,
+            classes=labelled.control.classes,
+            multiple=labelled.control.multiple,
             pca=generation.pca,
             trainer=self.trainer(),
             previous=generation,
@@ -162,9 +163,9 @@ class Learner:
     def publish(self, ref: ProjectRef, generation: Generation) -> None:
         """Make this the project's generation and tell everybody."""
         self.artifacts.publish_generation(ref, generation)
-        self.state.publish(ref, "generation", number=generation.number)
+        self.state.publish(ref, GenerationPublished(generation.number))
 
-    def _spec(self, ref: ProjectRef) -> LabelSpec:
+    def _control_of(self, ref: ProjectRef) -> Control:
         return parse_label_config(self.state.options(ref).get("label_config", ""))
 
     def embedded(self, ref: ProjectRef, coming: Sequence[ContentKey] = ()) -> list[ContentKey]:
@@ -182,5 +183,5 @@ class Learner:
 
     def _publish(self, ref: ProjectRef, projection: Projection) -> Projection:
         self.artifacts.publish_projection(ref, projection)
-        self.state.publish(ref, "projection")
+        self.state.publish(ref, MapPublished())
         return projection

@@ -7,7 +7,6 @@ We keep a window of them and, on every submit, put the intended next task in fro
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from dataclasses import dataclass, field
 from itertools import islice
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 import strategies
 from ml_backend.domain.generation import Array, Floats, Generation
+from ml_backend.domain.lock_order import OrderedLock, Rank
 from ml_backend.domain.model import (
     Annotation,
     AnnotationId,
@@ -45,6 +45,12 @@ CHAIN = 10
 """Earlier images of a chain that are remembered."""
 RESERVED_SECONDS = 600.0
 """How long the task intended for one annotator is kept from the others."""
+SERVED_SECONDS = 0.2
+"""How long after a submit Label Studio is still busy serving the next task."""
+ALONE_SECONDS = 60.0
+"""An annotator who has not submitted for this long doesn't count as one at work."""
+BEHIND = 2.0**-10
+"""From a place to the one right behind it; places put in front are a whole 1 apart."""
 
 
 @dataclass(slots=True)
@@ -84,8 +90,8 @@ class Queue:
         self.fallback: str | None = None
         self.ranked: tuple[str, int] = ("", -1)
         self._costs: tuple[Generation | None, CostModel | None] = (None, None)
-        self._filling = threading.Lock()
-        self.lock = threading.RLock()  # outlives the pools, which come and go with generations
+        self._filling = OrderedLock(Rank.FILLING)
+        self.lock = OrderedLock(Rank.QUEUE)  # outlives the pools, which come and go with generations
 
     # ---- in the submit path
 
@@ -226,6 +232,59 @@ class Queue:
         served = mask.copy()
         served[[pool.row_of[task] for task in arriving if task in pool.row_of]] = False
         return served if served.any() else mask
+
+    # ---- between two submits
+
+    def look_ahead(self, pool: ProjectPool, studio: LabelStudio) -> None:
+        """Put what would follow an accepted suggestion right behind the task that is being labelled.
+
+        A hint like every place: the submit checks it, and writes where it turns out otherwise. Only where
+        one annotator is at work, since what others submit goes in front of it anyway; once for each task.
+        """
+        with self.lock, pool.lock:
+            annotator, session = self._alone()
+            current = session.next
+            if current is None or current == session.ahead or not pool.is_open(current):
+                return
+            session.ahead = current
+            places = self.window.places
+            task, front = self._after(pool, annotator, session, current), places.get(current)
+            place = places.get(task) if task is not None else None
+            if task is None or front is None or (place is not None and place.writing):
+                return
+            suggestion = suggest(pool, [pool.row_of[task]])[0]
+            others = [it.score for name, it in self.window.open(pool).items() if name not in (current, task)]
+            behind, score = min(others, default=float("inf")), front.score + BEHIND
+            if place is not None and front.score < place.score < behind and place.labels == suggestion.labels:
+                return  # it stands there already
+            if score >= behind:
+                return  # something else is in front, or accepted ones have filled the gap behind it
+            self.window.stage(pool, task, suggestion, score)
+        self.window.write(pool, task, studio)
+
+    def _alone(self) -> tuple[int, AnnotatorSession]:
+        """The only annotator at work, once the task after their last submit is served; else an empty one."""
+        now = time.monotonic()
+        at_work = [
+            (who, session) for who, session in self.sessions.items() if now - session.since < ALONE_SECONDS
+        ]
+        if len(at_work) == 1 and now - at_work[0][1].since > SERVED_SECONDS:
+            return at_work[0]
+        return 0, AnnotatorSession()
+
+    def _after(
+        self, pool: ProjectPool, annotator: int, session: AnnotatorSession, current: TaskId
+    ) -> TaskId | None:
+        """What this annotator would see after accepting the suggestion for the task ``current``."""
+        row, available = pool.row_of[current], self.available(pool, annotator)
+        available[row] = False
+        answers = pool.answers.copy()
+        answers[row] = pool.answer_of(suggest(pool, [row])[0].labels)
+        history = [pool.row_of[task] for task in session.history if task in pool.row_of]
+        if history and answers[history[0]] != answers[row]:
+            history = []
+        following = self.step(pool, available, row, history, answers)
+        return self.top(pool, available) if following is None else TaskId(int(pool.ids[following]))
 
     # ---- in the background
 

@@ -5,25 +5,26 @@ A cache of ``State``, features and the current generation, made anew whenever on
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from ml_backend.controls import Control
 from ml_backend.domain.generation import Array, Floats, Generation
 from ml_backend.domain.labels import resolve_label
+from ml_backend.domain.lock_order import OrderedLock, Rank
 from ml_backend.domain.model import (
     SPACE_DIM,
     Annotation,
     AnnotationId,
     ContentKey,
-    LabelSpec,
     LabelState,
     ProjectRef,
     TaskId,
 )
-from ml_backend.ports import Features, Index
+from ml_backend.ports import Features
+from ml_backend.services.queue.index_mirror import IndexMirror
 from ml_backend.services.queue.placement import Placement
 
 GONE = -1
@@ -31,12 +32,16 @@ BLOCK = 1024
 
 
 class ProjectPool:
-    """Arrays over the tasks of one project, one row per task; all access under ``lock``."""
+    """Arrays over the tasks of one project, one row per task; all access under ``lock``.
 
-    def __init__(self, ref: ProjectRef, spec: LabelSpec, generation: Generation | None, index: Index) -> None:
-        self.ref, self.spec, self.generation, self.index = ref, spec, generation, index
-        self.lock = threading.RLock()
-        self.classes = {label: position for position, label in enumerate(spec.classes)}
+    Where there is a ``mirror`` its index hears of every change, and neighbours come from there.
+    """
+
+    def __init__(self, ref: ProjectRef, control: Control, generation: Generation | None) -> None:
+        self.ref, self.control, self.generation = ref, control, generation
+        self.mirror: IndexMirror | None = None
+        self.lock = OrderedLock(Rank.POOL)
+        self.classes = control.columns
         self.ids: Array = np.empty(0, np.int64)
         self.row_of: dict[TaskId, int] = {}
         self.states: Array = np.empty(0, np.int8)
@@ -44,8 +49,7 @@ class ProjectPool:
         self.raw: Floats = np.empty((0, SPACE_DIM), np.float32)
         self.head: Floats | None = None
         self.probabilities: Floats | None = None
-        width = (len(spec.classes),) if spec.multiple else ()
-        self.targets: Array = np.empty((0, *width), np.int64)
+        self.targets: Array = np.empty((0, *control.shape), np.int64)
         self.answers: Array = np.empty(0, np.int64)
         self.answer_ids: dict[tuple[str, ...], int] = {(label,): n for label, n in self.classes.items()}
         self.clusters: npt.NDArray[np.int32] = np.empty(0, np.int32)
@@ -54,7 +58,6 @@ class ProjectPool:
         self._judged = generation.judged() if generation is not None else {}
         self.annotations: dict[AnnotationId, Annotation] = {}
         self.of_task: dict[TaskId, set[AnnotationId]] = {}
-        self._indexed: tuple[Array, Array] = (np.empty(0, np.int64), np.empty(0, np.int8))
         self.hidden: frozenset[TaskId] = frozenset()  # tasks whose suggestion nobody is to see
         self.version = 0
         """Grows with every change that an order may depend on."""
@@ -75,13 +78,8 @@ class ProjectPool:
         tasks: Mapping[TaskId, ContentKey],
         features: Features,
         place: Placement | None,
-        *,
-        index: bool = True,
     ) -> None:
-        """Add tasks, or give known tasks their image; an empty key means: image not embedded yet.
-
-        ``index=False`` leaves the index alone: ``build_index`` follows.
-        """
+        """Add tasks, or give known tasks their image; an empty key means: image not embedded yet."""
         with self.lock:
             self._grow([task for task in tasks if task not in self.row_of])
             rows = np.array([self.row_of[task] for task in tasks], np.int64)
@@ -93,7 +91,7 @@ class ProjectPool:
         ready = [task for task in ready if tasks[task] in present]
         for start in range(0, len(ready), BLOCK):
             block = ready[start : start + BLOCK]
-            self._embed(self.generation, block, [tasks[task] for task in block], features, place, index)
+            self._embed(self.generation, block, [tasks[task] for task in block], features, place)
 
     def _grow(self, fresh: Sequence[TaskId]) -> None:
         first, count = len(self.ids), len(fresh)
@@ -107,7 +105,7 @@ class ProjectPool:
         self.ids = np.concatenate([self.ids, np.array(fresh, np.int64)])
         self.states, self.embedded = longer(self.states, LabelState.OPEN), longer(self.embedded, False)
         self.raw = longer(self.raw, 0)
-        self.targets = longer(self.targets, 0 if self.spec.multiple else -1)
+        self.targets = longer(self.targets, self.control.no_target)
         self.answers = longer(self.answers, -1)
         self.clusters, self.density = longer(self.clusters, 0), longer(self.density, 0)
         self.agreed = longer(self.agreed, np.nan)
@@ -126,7 +124,6 @@ class ProjectPool:
         keys: Sequence[ContentKey],
         features: Features,
         place: Placement | None,
-        index: bool,
     ) -> None:
         found = features.get(keys)
         raw = generation.pca.encode(found)
@@ -138,13 +135,12 @@ class ProjectPool:
             if head is not None and self.head is not None and self.probabilities is not None:
                 vectors["head"] = head.encode(found)
                 self.head[rows] = vectors["head"]
-                self.probabilities[rows] = head.probabilities(vectors["head"], multiple=self.spec.multiple)
+                self.probabilities[rows] = head.probabilities(vectors["head"], multiple=self.control.multiple)
             if place is not None:
                 self.clusters[rows], self.density[rows] = place.of(keys, raw)
             self.embedded[rows] = True
-            if index:
-                kept = {space: vectors[space] for space in self.searched & vectors.keys()}
-                self.index.upsert(self.ids[rows], kept, self._index_states(rows))
+            if self.mirror is not None:
+                self.mirror.upsert(self, rows, vectors)
             self.version += 1
 
     def remove(self, tasks: Iterable[TaskId]) -> None:
@@ -158,7 +154,8 @@ class ProjectPool:
                 self.states[self.row_of[task]], self.embedded[self.row_of[task]] = GONE, False
             if gone:
                 self.version += 1
-                self.index.delete(gone)
+                if self.mirror is not None:
+                    self.mirror.delete(gone)
 
     # ---- annotations
 
@@ -193,33 +190,25 @@ class ProjectPool:
         self.states[row] = state
         self.version += 1
         self.answers[row] = self.answer_of(labels) if state is LabelState.LABELLED else -1
-        if self.spec.multiple:
-            self.targets[row] = 0
-            self.targets[row, [self.classes[label] for label in labels]] = 1
-        else:
-            self.targets[row] = self.classes[labels[0]] if labels else -1
-        if mark and self.embedded[row]:
-            self.index.mark([task], LabelState(int(self._index_states(np.array([row]))[0])))
+        self.targets[row] = self.control.target(labels)
+        if mark and self.mirror is not None and self.embedded[row]:
+            self.mirror.mark(self, row)
 
-    def _index_states(self, rows: Array) -> Array:
-        """States as the index sees them: an answer without a label propagates nothing, as if skipped."""
+    def teaching_states(self, rows: Array) -> Array:
+        """States as neighbours count: an answer without a label propagates nothing, as if skipped."""
         states = self.states[rows].copy()
-        if not self.spec.multiple:
+        if not self.control.multiple:
             states[(states == LabelState.LABELLED) & (self.targets[rows] < 0)] = LabelState.SKIPPED
         return states
 
     def answer_of(self, labels: tuple[str, ...]) -> int:
-        """A number for a set of labels: equal answers, equal numbers; -1 for none in a single choice."""
-        if not labels and not self.spec.multiple:
-            return -1
-        key = tuple(sorted(labels)) if self.spec.multiple else labels[:1]
-        return self.answer_ids.setdefault(key, len(self.answer_ids))
+        """A number for a set of labels: equal answers, equal numbers; -1 for no answer."""
+        key = self.control.answer(labels)
+        return -1 if key is None else self.answer_ids.setdefault(key, len(self.answer_ids))
 
     def labels_of(self, row: int) -> tuple[str, ...]:
         """The labels of a labelled row."""
-        if self.spec.multiple:
-            return tuple(self.spec.classes[n] for n in np.flatnonzero(self.targets[row]))
-        return (self.spec.classes[int(self.targets[row])],) if self.targets[row] >= 0 else ()
+        return self.control.labels(self.targets[row])
 
     # ---- views
 
@@ -270,26 +259,19 @@ class ProjectPool:
         """The spaces that neighbours are looked for in."""
         return frozenset({"raw"}) if self.generation is None else self.generation.searched
 
-    def build_index(self, also: frozenset[str] = frozenset()) -> None:
-        """Build the index from the arrays; ``mark_changes`` follows once nobody writes to the old ones.
+    def alive(self) -> Array:
+        """Rows of embedded tasks that are still there."""
+        return np.flatnonzero(self.embedded & (self.states != GONE))
 
-        ``also``: the spaces that another pool goes on searching until this one takes its place.
-        """
-        with self.lock:
-            rows = np.flatnonzero(self.embedded & (self.states != GONE))
-            there = {"raw": self.raw, "head": self.head}
-            spaces = self.searched | also
-            vectors = {
-                space: found[rows] for space, found in there.items() if space in spaces and found is not None
-            }
-            states = self._index_states(rows)
-        self.index.build(self.ids[rows], vectors, states)
-        self._indexed = (rows, states)
-
-    def mark_changes(self) -> None:
-        """Tell the index which states changed since it was built."""
-        rows, states = self._indexed
-        now = self._index_states(rows)
-        for state in LabelState:
-            if len(changed := rows[(now != states) & (now == state)]):
-                self.index.mark(self.ids[changed].tolist(), state)
+    def neighbours(self, space: str, row: int, k: int, state: LabelState) -> list[tuple[int, float]]:
+        """The at most ``k`` rows in that state that are nearest to a row, with their similarities."""
+        vector = self.vectors(space)[row]
+        if self.mirror is None:
+            rows = self.alive()
+            rows = rows[self.teaching_states(rows) == state]
+            near = self.vectors(space)[rows] @ vector
+            best = np.argsort(-near, kind="stable")[:k]
+            return list(zip(rows[best].tolist(), near[best].tolist(), strict=True))
+        tasks, near = self.mirror.index.neighbours(space, vector, k, state)
+        found = zip(tasks.tolist(), near.tolist(), strict=True)
+        return [(self.row_of[task], similarity) for task, similarity in found if task in self.row_of]

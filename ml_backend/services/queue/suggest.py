@@ -40,27 +40,27 @@ def all_probabilities(pool: ProjectPool, wanted: Mask) -> Floats | None:
     return full
 
 
-def suggest(pool: ProjectPool, rows: Sequence[int], *, bulk: bool = False) -> list[Suggestion]:
+def suggest(pool: ProjectPool, rows: Sequence[int]) -> list[Suggestion]:
     """One suggestion per row, in order; empty where the image is not embedded or nothing is labelled.
 
-    Empty as well for what is hidden. ``bulk``: never ask the index.
+    Empty as well for what is hidden.
     """
     if not rows:
         return []
     known = [row for row in rows if pool.embedded[row] and int(pool.ids[row]) not in pool.hidden]
-    probabilities, space = _probabilities(pool, known, bulk=bulk)
+    probabilities, space = _probabilities(pool, known)
     if probabilities is None:
         return [EMPTY] * len(rows)
     ready = dict(zip(known, (_suggestion(pool, p, space) for p in probabilities), strict=True))
     return [ready.get(row, EMPTY) for row in rows]
 
 
-def _probabilities(pool: ProjectPool, rows: Rows, *, bulk: bool) -> tuple[Floats | None, str]:
+def _probabilities(pool: ProjectPool, rows: Rows) -> tuple[Floats | None, str]:
     generation = pool.generation
     if generation is None or pool.probabilities is None:
-        return _votes(pool, rows, "raw", bulk=bulk), "raw"
+        return _votes(pool, rows, "raw"), "raw"
     space = generation.voting
-    votes = None if space is None else _votes(pool, rows, space, bulk=bulk)
+    votes = None if space is None else _votes(pool, rows, space)
     if space is not None and generation.suggester in ("knn-raw", "knn-head"):
         return votes, space
     head = _head(pool, rows)
@@ -74,7 +74,7 @@ def _head(pool: ProjectPool, rows: Rows) -> Floats | None:
     generation, learnt = pool.generation, pool.probabilities
     if generation is None or learnt is None:
         return None
-    head = np.zeros((len(rows), len(pool.spec.classes)), np.float32)
+    head = np.zeros((len(rows), len(pool.control.classes)), np.float32)
     for column, label in enumerate(generation.classes):
         if label in pool.classes:
             head[:, pool.classes[label]] = learnt[rows, column]
@@ -83,7 +83,7 @@ def _head(pool: ProjectPool, rows: Rows) -> Floats | None:
 
 def _votes(pool: ProjectPool, rows: Rows, space: str, *, bulk: bool = False) -> Floats | None:
     """kNN votes of the labelled images; None where there is no label yet."""
-    classes, multiple = len(pool.spec.classes), pool.spec.multiple
+    classes, multiple = len(pool.control.classes), pool.control.multiple
     if bulk or len(rows) > BULK:
         with pool.lock:  # only to gather: nobody's submit waits for the product
             vectors, labelled = pool.vectors(space), (pool.states == LabelState.LABELLED) & pool.embedded
@@ -97,29 +97,24 @@ def _votes(pool: ProjectPool, rows: Rows, space: str, *, bulk: bool = False) -> 
     votes = np.zeros((len(rows), classes), np.float32)
     heard = False
     with pool.lock:
-        vectors = pool.vectors(space)
         for position, row in enumerate(rows):
-            found = pool.index.neighbours(space, vectors[row], NEIGHBOURS + 1, LabelState.LABELLED)
-            there = [
-                (similarity, pool.row_of[task])
-                for task, similarity in zip(found[0].tolist(), found[1].tolist(), strict=True)
-                if task in pool.row_of and pool.row_of[task] != row
-            ][:NEIGHBOURS]
+            found = pool.neighbours(space, int(row), NEIGHBOURS + 1, LabelState.LABELLED)
+            there = [(other, similarity) for other, similarity in found if other != row][:NEIGHBOURS]
             if there:
                 heard = True
-                similarities, rows_of = zip(*there, strict=True)
+                others, similarities = zip(*there, strict=True)
                 votes[position] = knn.vote(
-                    np.array([similarities]), pool.targets[list(rows_of)][None], classes, multiple=multiple
+                    np.array([similarities]), pool.targets[list(others)][None], classes, multiple=multiple
                 )[0]
     return votes if heard else None
 
 
 def _suggestion(pool: ProjectPool, probabilities: Floats, space: str) -> Suggestion:
     order = np.argsort(-probabilities, kind="stable")
-    ranked = tuple((pool.spec.classes[n], float(probabilities[n])) for n in order if probabilities[n] > 0)
+    ranked = tuple((pool.control.classes[n], float(probabilities[n])) for n in order if probabilities[n] > 0)
     if not ranked:
         return EMPTY
-    if pool.spec.multiple:
+    if pool.control.multiple:
         chosen = tuple(label for label, probability in ranked if probability >= 0.5)
         confidence = float(np.prod(np.maximum(probabilities, 1 - probabilities)))
         return Suggestion(chosen, confidence, ranked, space)

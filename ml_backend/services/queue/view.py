@@ -28,9 +28,8 @@ def view(
 
     def nearest(row: int, k: int) -> npt.NDArray[np.int64]:
         taken = int((pool.open() & ~available).sum())  # open, but reserved to somebody else
-        vector, many = pool.vectors(pool.space)[row], k + 1 + taken
-        tasks, _ = pool.index.neighbours(pool.space, vector, many, LabelState.OPEN)
-        rows = np.array([pool.row_of[task] for task in tasks.tolist() if task in pool.row_of], np.int64)
+        found = pool.neighbours(pool.space, row, k + 1 + taken, LabelState.OPEN)
+        rows = np.array([other for other, _ in found], np.int64)
         free: npt.NDArray[np.int64] = rows[known[rows] & (rows != row)][:k]
         return free
 
@@ -46,5 +45,5 @@ def view(
         head=pool.head,
         agreed=pool.agreed,
         seconds=seconds,
-        classes=pool.spec.classes,
+        classes=pool.control.classes,
     )

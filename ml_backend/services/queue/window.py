@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import heapq
 import logging
-import threading
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ml_backend.domain.errors import NotFound, RushError
+from ml_backend.domain.lock_order import OrderedLock, Rank
 from ml_backend.domain.model import (
     MODEL_VERSION,
     PredictionId,
@@ -23,7 +23,7 @@ from ml_backend.domain.model import (
 )
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.queue.pool import ProjectPool
-from ml_backend.wire import prediction, result
+from ml_backend.wire import prediction
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +60,8 @@ class Window:
         self.arriving: frozenset[TaskId] = frozenset()
         self._pending: dict[TaskId, float] = {}
         self._heap: list[tuple[float, TaskId]] = []
-        self._lock = threading.RLock()
-        self._writers = [threading.Lock() for _ in range(64)]
+        self._lock = OrderedLock(Rank.WINDOW)
+        self._writers = [OrderedLock(Rank.WRITER) for _ in range(64)]
 
     def __contains__(self, task: TaskId) -> bool:
         return task in self.places
@@ -155,7 +155,7 @@ class Window:
             suggestion, score, number = place.unsent, place.score, place.prediction
         if suggestion is None:
             return
-        shown = result(pool.spec, suggestion)
+        shown = pool.control.write(suggestion)
         awaited = not number and task in self._pending
         if awaited:
             number = next((p.id for p in _ours(studio, pool, [task])), number)
@@ -200,7 +200,7 @@ class Window:
             lacking = [(t, s) for t, s in zip(tasks, suggestions, strict=True) if t not in self.places]
             scores = self.append(pool, [task for task, _ in lacking], [shown for _, shown in lacking])
         body = [
-            {"task": task, **prediction(pool.spec, suggestion, score)}
+            {"task": task, **prediction(pool.control, suggestion, score)}
             for (task, suggestion), score in zip(lacking, scores, strict=True)
         ]
         if body:

@@ -1,48 +1,33 @@
-"""One project while people label it: what happens at each event, and what is done in between."""
+"""One project while people label it: what it answers, and what each event changes."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import strategies
-from ml_backend.domain.generation import Generation
-from ml_backend.domain.label_config import parse_label_config
-from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, LabelSpec, ProjectRef, Task, TaskId
-from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, State
+from ml_backend.controls import Control, parse_label_config
+from ml_backend.domain.events import (
+    AuditSampleChanged,
+    Event,
+    GenerationPublished,
+    Ingested,
+    MapPublished,
+    StrategyChosen,
+    Synced,
+    WebhookPassedOn,
+)
+from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, ProjectRef, Task, TaskId
 from ml_backend.services.queue.audit_mix import Mixing
-from ml_backend.services.queue.look_ahead import look_ahead
 from ml_backend.services.queue.order import Move, Queue
 from ml_backend.services.queue.pace import pace
-from ml_backend.services.queue.placement import Placement
 from ml_backend.services.queue.pool import ProjectPool
 from ml_backend.services.queue.suggest import suggest
-from ml_backend.settings import Settings
+from ml_backend.services.serving.loading import Loader, ProjectPorts
 from ml_backend.wire import content_key_of, image_of, prediction
 
 log = logging.getLogger(__name__)
-
-LOW = 0.75
-"""Part of the window that may be empty no more before it is refilled."""
-QUIET = 0.7
-"""Seconds after a submit in which refilling waits, unless the window is nearly empty."""
-
-
-@dataclass(frozen=True, slots=True)
-class ProjectPorts:
-    """Everything a project needs from outside."""
-
-    settings: Settings
-    state: State
-    artifacts: Artifacts
-    features: Callable[[Generation | None], Features]
-    jobs: Jobs
-    studio: LabelStudio
-    open_index: Callable[[ProjectRef], Index]
 
 
 class Project:
@@ -51,25 +36,40 @@ class Project:
     Raises UnusableConfig where the label config has nothing to predict.
     """
 
-    def __init__(self, ref: ProjectRef, backend: ProjectPorts) -> None:
-        self.ref, self.backend = ref, backend
-        self.index = backend.open_index(ref)
-        options = backend.state.options(ref)
-        self.label_config = options.get("label_config", "")
-        self.queue = Queue(backend.state, backend.settings.window, self._strategy(options))
-        self.pool = ProjectPool(ref, parse_label_config(self.label_config), None, self.index)
-        self._loading, self._events = threading.Lock(), threading.Lock()
-        self._missed: list[Callable[[ProjectPool], object]] = []
-        self._place: Placement | None = None
-        self._features = backend.features(None)
-        self._published: int | None = None
-        self._ranked_at = self._rank_seconds = 0.0
-        self._trained_at, self._trained_labels = 0.0, 0
-        self._synced_at = time.monotonic()
+    def __init__(self, ref: ProjectRef, ports: ProjectPorts) -> None:
+        self.ref, self.ports = ref, ports
+        self._loader = Loader(ref, ports)
+        self.queue = Queue(ports.state, ports.settings.window, self._strategy(ports.state.options(ref)))
         self.reload()
 
+    @property
+    def pool(self) -> ProjectPool:
+        """The images of the project; another object after each reload."""
+        return self._loader.pool
+
+    @property
+    def control(self) -> Control:
+        """What the label config lets us predict."""
+        return self.pool.control
+
+    @property
+    def label_config(self) -> str:
+        """The label config that the pool was made for."""
+        return self._loader.label_config
+
+    @property
+    def published(self) -> int | None:
+        """The number of the generation that the pool was made with."""
+        return self._loader.published
+
+    def reload(self) -> None:
+        """Make everything in memory anew from state, features and the current generation."""
+        self._loader.load(lambda: self.queue.window.load(self.ref))
+        self.queue.strategy = self._strategy(self.ports.state.options(self.ref))
+        self._mix()
+
     def _strategy(self, options: Mapping[str, str]) -> str:
-        name = options.get("strategy") or self.backend.settings.strategy
+        name = options.get("strategy") or self.ports.settings.strategy
         try:
             strategies.get(name)
         except strategies.UnknownStrategy as error:
@@ -77,144 +77,108 @@ class Project:
             return "rush"
         return name
 
-    # ---- loading
-
-    def reload(self) -> None:
-        """Make everything in memory anew from state, features and the current generation."""
-        with self._loading:
-            backend, ref = self.backend, self.ref
-            options = backend.state.options(ref)
-            self.label_config = options.get("label_config", "")
-            self._published = backend.artifacts.generation_number(ref)
-            generation = backend.artifacts.generation(ref)
-            projection = backend.artifacts.projection(ref)
-            fresh = ProjectPool(ref, parse_label_config(self.label_config), generation, self.index)
-            place = None if projection is None else Placement(projection)
-            with self._events:
-                self._missed = []
-            features = backend.features(generation)
-            fresh.add(backend.state.tasks(ref), features, place, index=False)
-            fresh.load_annotations(backend.state.annotations(ref))
-            fresh.build_index(also=self.pool.searched)
-            with self._events:
-                self._place, self._features = place, features
-                for change in self._missed:  # what happened while we were loading
-                    change(fresh)
-                self._missed = []
-                fresh.mark_changes()
-                fresh.version += self.pool.version
-                self.pool = fresh
-                self.queue.window.load(ref)
-            self.queue.strategy = self._strategy(options)
-            self._mix()
-            if generation is not None:
-                labels = int(generation.manifest.get("labels", 0))
-                self._trained_labels = max(self._trained_labels, labels)
-
     def _mix(self) -> None:
         """Take the current audit sample into the queue."""
-        sample = self.backend.artifacts.audit_sample(self.ref)
+        sample = self.ports.artifacts.audit_sample(self.ref)
         with self.queue.lock:
             self.queue.mixing = Mixing(sample)
             self.pool.hidden = frozenset(sample.audits if sample is not None and sample.hidden else ())
 
-    @property
-    def spec(self) -> LabelSpec:
-        """What the label config lets us predict."""
-        return self.pool.spec
-
-    # ---- events
+    # ---- events in Label Studio
 
     def annotated(self, annotation: Annotation, task: Task | None = None) -> Move | None:
         """Someone submitted, changed or skipped: note it and put what comes next in front."""
-        state = self.backend.state
+        state = self.ports.state
         if not annotation.machine:
             state.note_submit(self.ref)
         if not self.pool.has(annotation.task):
             self.created([task or Task(annotation.task, {})])
-        with self._events:
+        with self._loader.events:
             state.set_annotations(self.ref, [annotation])
             pool = self.pool
             again = pool.answered_by(annotation.task, annotation.annotator)
-            self._change(lambda pool: pool.apply(annotation))
+            self._loader.change(lambda pool: pool.apply(annotation))
         if annotation.machine:
             return None  # nobody waits for a next one
-        return self.queue.advance(pool, annotation, self.backend.studio, again=again)
-
-    def _change(self, change: Callable[[ProjectPool], object]) -> None:
-        """Change the pool, and the one that may be loading just now; the caller holds ``_events``."""
-        change(self.pool)
-        if self._loading.locked():
-            self._missed.append(change)
+        return self.queue.advance(pool, annotation, self.ports.studio, again=again)
 
     def unannotated(self, annotations: Sequence[AnnotationId]) -> None:
         """Annotations were deleted."""
-        with self._events:
-            self.backend.state.delete_annotations(self.ref, annotations)
+        with self._loader.events:
+            self.ports.state.delete_annotations(self.ref, annotations)
             reopened: list[TaskId] = []
-            self._change(lambda pool: reopened.extend(pool.forget(annotations)))
+            self._loader.change(lambda pool: reopened.extend(pool.forget(annotations)))
         self.queue.window.reopen(reopened)
 
     def created(self, tasks: Sequence[Task]) -> None:
         """Tasks came in by whatever way; their images are embedded by a worker where they are not yet."""
-        known = self.backend.state.tasks(self.ref)
+        known = self.ports.state.tasks(self.ref)
         keys = {task.id: known.get(task.id) or ContentKey(content_key_of(task)) for task in tasks}
-        self.backend.state.set_tasks(self.ref, keys)
-        self._add(keys)
-        lacking = set(self._features.missing(key for key in keys.values() if key))
+        self.ports.state.set_tasks(self.ref, keys)
+        self._loader.add(keys)
+        lacking = set(self._loader.features.missing(key for key in keys.values() if key))
         images = {
             str(task.id): address
             for task in tasks
-            if (not keys[task.id] or keys[task.id] in lacking) and (address := image_of(task, self.spec))
+            if (not keys[task.id] or keys[task.id] in lacking) and (address := image_of(task, self.control))
         }
         if images:
-            self.backend.jobs.enqueue("ingest", self.ref, images=images)
+            self.ports.jobs.enqueue("ingest", self.ref, images=images)
         elif self.pool.generation is None:
-            self.backend.jobs.enqueue("lay_out_map", self.ref)
-
-    def _add(self, keys: Mapping[TaskId, ContentKey]) -> None:
-        with self._events:
-            place, features = self._place, self._features
-            self._change(lambda pool: pool.add(keys, features, place))
+            self.ports.jobs.enqueue("lay_out_map", self.ref)
 
     def deleted(self, tasks: Sequence[TaskId]) -> None:
         """Tasks were deleted."""
-        with self._events:
-            self.backend.state.delete_tasks(self.ref, tasks)
-            self._change(lambda pool: pool.remove(tasks))
+        with self._loader.events:
+            self.ports.state.delete_tasks(self.ref, tasks)
+            self._loader.change(lambda pool: pool.remove(tasks))
         self.queue.window.forget(tasks)
 
     def configured(self, label_config: str) -> None:
         """The label config may have changed; a useless one raises UnusableConfig and changes nothing."""
         if label_config and label_config != self.label_config:
-            spec = parse_label_config(label_config)
-            self.backend.state.set_options(self.ref, label_config=label_config)
-            self.label_config = label_config
-            if spec != self.spec:
+            control = parse_label_config(label_config)
+            self.ports.state.set_options(self.ref, label_config=label_config)
+            if control != self.control:
                 self.reload()
+            else:
+                self._loader.label_config = label_config
 
-    def on_event(self, event: str, fields: Mapping[str, Any]) -> None:
-        """Another process did something: see ``State.publish``."""
-        if event == "ingested":
-            tasks = self.backend.state.tasks(self.ref)
-            keys = {
-                TaskId(int(task)): tasks[TaskId(int(task))]
-                for task in fields.get("tasks", ())
-                if task in tasks
-            }
-            self._add(keys)
-            return
-        if event == "audits":
-            self._mix()
-            return
+    # ---- events in our other processes
+
+    def on_event(self, event: Event) -> None:
+        """Another process did something."""
+        match event:
+            case Ingested(tasks):
+                known = self.ports.state.tasks(self.ref)
+                self._loader.add({task: known[task] for task in tasks if task in known})
+            case AuditSampleChanged():
+                self._mix()
+            case StrategyChosen():
+                self._reorder(self._choose_strategy)
+            case GenerationPublished():
+                self.reload()
+                self._renew_front()
+            case MapPublished() | Synced():
+                self._reorder(self.reload)
+            case WebhookPassedOn():
+                raise AssertionError("The registry reads webhooks before a project hears of them.")
+            case _:
+                assert_never(event)
+
+    def _choose_strategy(self) -> None:
+        self.queue.strategy = self._strategy(self.ports.state.options(self.ref))
+
+    def _reorder(self, change: Callable[[], None]) -> None:
+        """Make a change; where it brings another strategy the front of the queue is renewed."""
         before = self.queue.strategy
-        if event == "strategy":
-            self.queue.strategy = self._strategy(self.backend.state.options(self.ref))
-        else:
-            self.reload()
-        if event == "generation" or self.queue.strategy != before:
-            self.queue.rank(self.pool)
-            self.queue.renew_front(self.pool, self.backend.studio)
+        change()
+        if self.queue.strategy != before:
+            self._renew_front()
+
+    def _renew_front(self) -> None:
+        self.queue.rank(self.pool)
+        self.queue.renew_front(self.pool, self.ports.studio)
 
     # ---- answers
 
@@ -230,7 +194,7 @@ class Project:
         fresh = [task for task in shown if task not in scores]
         added = self.queue.window.append(pool, fresh, [shown[task] for task in fresh])
         scores.update(zip(fresh, added, strict=True))
-        return [prediction(pool.spec, shown[task.id], scores[task.id]) for task in tasks]
+        return [prediction(pool.control, shown[task.id], scores[task.id]) for task in tasks]
 
     def report(self) -> dict[str, Any]:
         """Where the project stands, for people and checks."""
@@ -249,33 +213,10 @@ class Project:
             "pace": pace(list(pool.annotations.values()), {} if generation is None else generation.manifest),
         }
 
+    def check_index(self) -> None:
+        """StoreError while the index is away."""
+        len(self._loader.index)
+
     def close(self) -> None:
         """Another process serves the project from now on."""
-        self.index.close()
-
-    # ---- in between
-
-    def run_maintenance(self) -> None:
-        """Do what is due: rank, look ahead, refill, number the window's rows, start training, sync."""
-        now, settings = time.monotonic(), self.backend.settings
-        if self.backend.artifacts.generation_number(self.ref) != self._published:
-            self.on_event("generation", {})  # its event was lost
-        pool, queue, studio = self.pool, self.queue, self.backend.studio
-        if queue.stale(pool) and now - self._ranked_at > max(0.2, 10 * self._rank_seconds):
-            queue.rank(pool)
-            self._ranked_at, self._rank_seconds = time.monotonic(), time.monotonic() - now
-        look_ahead(queue, pool, studio)
-        filled = len(queue.window.open(pool)) / queue.size
-        calm = self.backend.state.seconds_since_submit(self.ref) > QUIET
-        if filled < LOW / 3 or (filled < LOW and calm):
-            queue.refill(pool, studio)
-        elif calm:
-            queue.window.resolve(pool, studio)
-        labels = pool.counts()["labelled"]
-        due = labels - self._trained_labels >= settings.train_labels
-        if due and now - self._trained_at >= settings.train_seconds:
-            self.backend.jobs.enqueue("train", self.ref)
-            self._trained_at, self._trained_labels = now, labels
-        if settings.sync_seconds and now - self._synced_at >= settings.sync_seconds:
-            self.backend.jobs.enqueue("sync", self.ref)
-            self._synced_at = now
+        self._loader.index.close()

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 from ml_backend import wire
+from ml_backend.controls import parse_label_config
 from ml_backend.domain.errors import NotFound, RushError, StoreError
-from ml_backend.domain.label_config import parse_label_config
+from ml_backend.domain.events import Event, WebhookPassedOn
+from ml_backend.domain.lock_order import OrderedLock, Rank
 from ml_backend.domain.model import ProjectRef
 from ml_backend.ports import Leases
 from ml_backend.services.serving.events import handle
-from ml_backend.services.serving.project import Project, ProjectPorts
+from ml_backend.services.serving.loading import ProjectPorts
+from ml_backend.services.serving.maintenance import Maintenance
+from ml_backend.services.serving.project import Project
 
 log = logging.getLogger(__name__)
 
@@ -26,15 +29,15 @@ TICK = 0.25
 class Projects:
     """The projects of one Label Studio, loaded when first needed."""
 
-    def __init__(self, backend: ProjectPorts, origin: str, leases: Leases | None = None) -> None:
-        self.backend, self.origin, self.leases = backend, origin, leases
+    def __init__(self, ports: ProjectPorts, origin: str, leases: Leases | None = None) -> None:
+        self.ports, self.origin, self.leases = ports, origin, leases
         self._loaded: dict[int, Project] = {}
-        self._lock = threading.RLock()
+        self._maintenance: dict[int, Maintenance] = {}
+        self._lock = OrderedLock(Rank.REGISTRY)
         self._stop = threading.Event()
         self._lost = False
         self._said: dict[str, str] = {}
-        self.background = ThreadPoolExecutor(1, "background")
-        """What is too long for Label Studio's patience."""
+        self._background = ThreadPoolExecutor(1, "background")
         self._loop = threading.Thread(target=self._maintain, name="maintenance", daemon=True)
 
     def ref(self, project: int) -> ProjectRef:
@@ -48,7 +51,7 @@ class Projects:
 
     def others(self) -> list[str]:
         """The addresses of the other replicas that own projects."""
-        known = (ref for ref in self.backend.state.projects() if ref.origin == self.origin)
+        known = (ref for ref in self.ports.state.projects() if ref.origin == self.origin)
         return sorted({there for ref in known if (there := self.elsewhere(ref.id))})
 
     def __iter__(self) -> Iterator[Project]:
@@ -64,11 +67,11 @@ class Projects:
         ref = self.ref(project)
         with self._lock:
             if project not in self._loaded:
-                if not self.backend.state.options(ref).get("label_config"):
+                if not self.ports.state.options(ref).get("label_config"):
                     raise NotFound(
                         f"Project {project} is not connected.", f"Run: rush connect --project {project}"
                     )
-                self._loaded[project] = Project(ref, self.backend)
+                self._loaded[project] = Project(ref, self.ports)
             return self._loaded[project]
 
     def register(self, project: int, label_config: str) -> bool:
@@ -79,9 +82,9 @@ class Projects:
         parse_label_config(label_config)
         ref = self.ref(project)
         with self._lock:
-            if not self.backend.state.options(ref).get("label_config"):
-                self.backend.state.set_options(ref, label_config=label_config)
-                self.backend.jobs.enqueue("sync", ref)
+            if not self.ports.state.options(ref).get("label_config"):
+                self.ports.state.set_options(ref, label_config=label_config)
+                self.ports.jobs.enqueue("sync", ref)
         found = self._loaded.get(project)
         return found is None or (bool(label_config) and found.label_config != label_config)
 
@@ -94,6 +97,21 @@ class Projects:
 
     # ---- in the background
 
+    def in_background(self, what: str, work: Callable[[], object]) -> None:
+        """Do what is too long for Label Studio's patience in a thread of its own, one after the other."""
+
+        def logged() -> None:
+            try:
+                work()
+            except RushError as error:
+                log.warning("%s: %s", what, error)
+                if isinstance(error, StoreError):
+                    self.missed()
+            except Exception:
+                log.exception("%s failed", what)
+
+        self._background.submit(logged)
+
     def start(self) -> None:
         """Load every known project and start the maintenance loop."""
         self._loop.start()
@@ -101,7 +119,7 @@ class Projects:
     def stop(self) -> None:
         """End the maintenance loop: what it is doing is finished, what waits is left to the next sync."""
         self._stop.set()
-        self.background.shutdown(cancel_futures=True)
+        self._background.shutdown(cancel_futures=True)
         if self._loop.is_alive():
             self._loop.join(timeout=10)
         if self.leases is not None:
@@ -120,10 +138,16 @@ class Projects:
             for project in self:
                 if self._stop.is_set():
                     return
-                self._try(project.run_maintenance, f"project {project.ref.id}")
+                self._try(self._maintenance_of(project).run, f"project {project.ref.id}")
+
+    def _maintenance_of(self, project: Project) -> Maintenance:
+        found = self._maintenance.get(project.ref.id)
+        if found is None or found.project is not project:
+            found = self._maintenance[project.ref.id] = Maintenance(project)
+        return found
 
     def _load(self) -> None:
-        for ref in self.backend.state.projects():
+        for ref in self.ports.state.projects():
             mine = ref.origin == self.origin and not self.elsewhere(ref.id)
             if mine and not self._stop.is_set():
                 try:
@@ -135,7 +159,7 @@ class Projects:
 
     def _share(self) -> None:
         """Let go of what another replica owns, and take over what nobody does any more."""
-        for ref in self.backend.state.projects():
+        for ref in self.ports.state.projects():
             if ref.origin != self.origin:
                 continue
             if self.elsewhere(ref.id):
@@ -143,7 +167,7 @@ class Projects:
                     lost.close()
             elif ref.id not in self._loaded:
                 self.get(ref.id)
-                self.backend.jobs.enqueue("sync", ref)  # what nobody heard in between
+                self.ports.jobs.enqueue("sync", ref)  # what nobody heard in between
                 log.info("project %s is this replica's now.", ref.id)
 
     def missed(self) -> None:
@@ -152,17 +176,17 @@ class Projects:
 
     def _catch_up(self) -> None:
         for project in self:
-            len(project.index)  # StoreError while it is away
-            self.backend.jobs.enqueue("sync", project.ref)
+            project.check_index()
+            self.ports.jobs.enqueue("sync", project.ref)
         self._lost = False
         self._said.pop("store", None)
         log.info("State and index are there; %d projects are synced.", len(self._loaded))
 
     def _hear(self) -> None:
-        for ref, event, fields in self.backend.state.listen(TICK):
+        for ref, event in self.ports.state.listen(TICK):
             project = self._loaded.get(ref.id)
             if project is not None and ref.origin == self.origin:
-                self._try(partial(_take, project, event, fields), f"project {ref.id}: {event}")
+                self._try(partial(_take, project, event), f"project {ref.id}: {type(event).__name__}")
             if self._stop.is_set():
                 return
 
@@ -186,8 +210,8 @@ class Projects:
         return False
 
 
-def _take(project: Project, event: str, fields: Mapping[str, Any]) -> None:
-    if event == "webhook":  # passed on by a host that handles them in a process of their own
-        handle(project, wire.event(fields["body"], project.spec.from_name))
+def _take(project: Project, event: Event) -> None:
+    if isinstance(event, WebhookPassedOn):
+        handle(project, wire.webhook(event.body).event(project.control))
     else:
-        project.on_event(event, fields)
+        project.on_event(event)

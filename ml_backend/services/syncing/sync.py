@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
+from ml_backend.controls import Control
 from ml_backend.domain.model import (
     MODEL_VERSION,
     Annotation,
     AnnotationId,
     ContentKey,
-    LabelSpec,
     PredictionId,
     PredictionRow,
     ProjectRef,
@@ -59,7 +59,7 @@ def sync(
     ref: ProjectRef,
     studio: LabelStudio,
     state: State,
-    spec: LabelSpec,
+    control: Control,
     progress: Progress = lambda tasks: None,
     features: Features | None = None,
 ) -> SyncReport:
@@ -70,12 +70,12 @@ def sync(
     """
     before = _snapshot(ref, state)
     records: list[TaskRecord] = []
-    for record in studio.records(ref.id):
+    for record in studio.records(ref.id, control):
         records.append(record)
         progress(len(records))
     after = _snapshot(ref, state)
 
-    tasks = merge(before.tasks, _keys(ref, state, spec, records, after.tasks), after.tasks)
+    tasks = merge(before.tasks, _keys(ref, state, control, records, after.tasks), after.tasks)
     made = {a.id: a for record in records for a in record.annotations if record.task.id in tasks}
     annotations = merge(before.annotations, made, after.annotations)
     labelled = {a.task for a in annotations.values() if not a.skipped}
@@ -102,7 +102,7 @@ def sync(
         for record in records
         if (key := tasks.get(record.task.id)) is not None
         and (not key or key in lost)
-        and image_of(record.task, spec)
+        and image_of(record.task, control)
     )
     return SyncReport(len(tasks), len(annotations), len(window), changed, len(surplus), to_embed)
 
@@ -125,12 +125,12 @@ def _snapshot(ref: ProjectRef, state: State) -> _Snapshot:
 def _keys(
     ref: ProjectRef,
     state: State,
-    spec: LabelSpec,
+    control: Control,
     records: Sequence[TaskRecord],
     known: Mapping[TaskId, ContentKey],
 ) -> dict[TaskId, ContentKey]:
     """Content keys: of the image's address where it was read before, else as imported, else as we had it."""
-    addresses = [image_of(record.task, spec) for record in records]
+    addresses = [image_of(record.task, control) for record in records]
     none = ContentKey("")
     seen = state.keys_of([f"{ref.origin} {address}" for address in addresses])
     return {

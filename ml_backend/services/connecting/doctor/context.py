@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ml_backend.domain.label_config import parse_label_config
-from ml_backend.domain.model import MODEL_VERSION, LabelSpec, PredictionRow, ProjectRef, TaskId
+from ml_backend.controls import Control, parse_label_config
+from ml_backend.domain.model import MODEL_VERSION, PredictionRow, ProjectRef, TaskId
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.connecting import label_studio_setup
 from ml_backend.settings import Settings
@@ -63,7 +63,7 @@ class CheckContext:
         return self.studio.project(self.ref.id)
 
     @cached_property
-    def spec(self) -> LabelSpec:
+    def control(self) -> Control:
         """What may be predicted."""
         return parse_label_config(self.project["label_config"])
 
@@ -113,7 +113,7 @@ class CheckContext:
     @cached_property
     def images(self) -> dict[TaskId, str]:
         """Image values of a few tasks, of the queue's first where there are any."""
-        key, found = self.spec.image_key, {}
+        key, found = self.control.image_key, {}
         first = list(dict.fromkeys(row.task for row in self.waiting))[:SAMPLE]
         for task in first:
             found[task] = self.studio.call("GET", f"/api/tasks/{task}/")["data"]

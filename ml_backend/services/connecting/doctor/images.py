@@ -18,8 +18,8 @@ def readable(context: CheckContext) -> Iterator[Fault]:
         if not url:
             yield Fault(
                 f"Task {task} has no image.",
-                f"its data has no {context.spec.image_key!r}",
-                f"Import it again with data.{context.spec.image_key}.",
+                f"its data has no {context.control.image_key!r}",
+                f"Import it again with data.{context.control.image_key}.",
             )
             continue
         try:

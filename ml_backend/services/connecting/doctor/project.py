@@ -13,7 +13,7 @@ from ml_backend.services.connecting.label_studio_setup import SAMPLING
 def label_config(context: CheckContext) -> Iterator[Fault]:
     """There is something to predict."""
     try:
-        _ = context.spec
+        _ = context.control
     except UnusableConfig as error:
         fix = error.hint or "Settings → Labeling Interface: one Choices control on one Image."
         yield Fault("The label config has nothing that Rush can predict.", error.message, fix)

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from ml_backend.adapters.redis.state import RedisState
+from ml_backend.cli import certify
 from ml_backend.cli import main as cli
 from ml_backend.domain.errors import NotFound
 from ml_backend.domain.model import Annotation, PredictionId, PredictionRow, Task, TaskId, TaskRecord
@@ -52,7 +53,7 @@ class Studio(FakeLabelStudio):
     def annotations(self) -> list[Annotation]:
         return self.world.state.annotations(self.world.ref) + [annotation(row) for row in self.made.values()]
 
-    def records(self, project: int) -> Iterator[TaskRecord]:
+    def records(self, project: int, control: object = None) -> Iterator[TaskRecord]:
         for task in self.world.tasks:
             yield TaskRecord(Task(task, {}), tuple(a for a in self.annotations() if a.task == task))
 
@@ -84,14 +85,14 @@ def world(state: RedisState, monkeypatch: pytest.MonkeyPatch) -> World:
     studio.world = made
     container = SimpleNamespace(
         state=state,
-        artifacts=made.backend.artifacts,
+        artifacts=made.ports.artifacts,
         features=lambda name: made.features,
         feature_set=lambda ref: "plain",
         studio=studio,
         jobs=made.jobs,
         ref=lambda project: made.ref,
     )
-    monkeypatch.setattr(cli, "_parts", lambda: container)
+    monkeypatch.setattr(certify, "open_container", lambda: container)
     made.settle()
     for task in made.tasks[:9]:
         made.answer(task)
@@ -105,7 +106,7 @@ def rush(*words: str, code: int = 0) -> str:
 
 
 def audit_everything(world: World) -> None:
-    sample = world.backend.artifacts.audit_sample(world.ref)
+    sample = world.ports.artifacts.audit_sample(world.ref)
     assert sample is not None
     for task in sample.audits:
         world.answer(task)

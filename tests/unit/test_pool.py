@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_backend.adapters.files.features import FileFeatures
+from ml_backend.controls import parse_label_config
 from ml_backend.domain.generation import Generation, Head, Pca
-from ml_backend.domain.label_config import parse_label_config
 from ml_backend.domain.model import SPACE_DIM, Annotation, AnnotationId, LabelState, ProjectRef, TaskId
+from ml_backend.services.queue.index_mirror import IndexMirror
 from ml_backend.services.queue.pool import ProjectPool
 from ml_backend.services.queue.view import view
 from tests.fakes import CONFIG, MULTIPLE, FakeIndex, key_of, points
@@ -28,8 +29,16 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FileFeatures:
     return found
 
 
-def pool_of(config: str) -> ProjectPool:
-    return ProjectPool(REF, parse_label_config(config), GENERATION, FakeIndex())
+def pool_of(config: str, generation: Generation = GENERATION) -> ProjectPool:
+    pool = ProjectPool(REF, parse_label_config(config), generation)
+    pool.mirror = IndexMirror(FakeIndex())
+    return pool
+
+
+def indexed(pool: ProjectPool) -> FakeIndex:
+    assert pool.mirror is not None
+    assert isinstance(pool.mirror.index, FakeIndex)
+    return pool.mirror.index
 
 
 def seen(pool: ProjectPool) -> dict[int, object]:
@@ -40,7 +49,7 @@ def seen(pool: ProjectPool) -> dict[int, object]:
             pool.labels_of(row),
             bool(pool.embedded[row]),
             pool.raw[row].tobytes(),
-            pool.index.state.get(task),
+            indexed(pool).state.get(task),
         )
         for task, row in pool.row_of.items()
         if pool.has(task)
@@ -90,11 +99,13 @@ def test_any_sequence_of_events_ends_like_a_fresh_load(
             tasks.pop(number, None)
             truth = {n: note for n, note in truth.items() if note.task != number}
     fresh = pool_of(config)
-    fresh.add(tasks, features, None, index=False)
+    fresh.mirror, mirror = None, fresh.mirror
+    fresh.add(tasks, features, None)
     fresh.load_annotations(truth.values())
-    fresh.build_index()
+    mirror.build(fresh)
+    fresh.mirror = mirror
     assert seen(pool) == seen(fresh)
-    assert set(pool.index.state) == set(fresh.index.state)
+    assert set(indexed(pool).state) == set(fresh.index.state)
 
 
 @given(cuts=st.lists(st.integers(0, COUNT), max_size=4), late=st.sets(st.sampled_from(sorted(TASKS))))
@@ -108,8 +119,10 @@ def test_a_pool_that_grew_equals_one_built_at_once(
         some = order[start:end]
         grown.add({task: "" if task in late else TASKS[task] for task in some}, features, None)
     grown.add({task: TASKS[task] for task in late}, features, None)
-    whole.add(TASKS, features, None, index=False)
-    whole.build_index()
+    whole.mirror, mirror = None, whole.mirror
+    whole.add(TASKS, features, None)
+    mirror.build(whole)
+    whole.mirror = mirror
     assert seen(grown) == seen(whole)
 
 
@@ -118,7 +131,7 @@ def test_what_a_machine_made_closes_its_task_and_teaches_nothing(features: FileF
     pool.add(TASKS, features, None)
     pool.apply(Annotation(AnnotationId(1), TaskId(1), 1, ("a",), machine=True))
     assert not pool.open()[pool.row_of[TaskId(1)]]
-    assert (pool.labels_of(pool.row_of[TaskId(1)]), pool.index.state[1]) == ((), LabelState.MACHINE)
+    assert (pool.labels_of(pool.row_of[TaskId(1)]), indexed(pool).state[1]) == ((), LabelState.MACHINE)
     assert (pool.counts()["labelled"], pool.counts()["machine"]) == (0, 1)
     pool.apply(Annotation(AnnotationId(2), TaskId(1), 2, ("b",)))
     assert pool.labels_of(pool.row_of[TaskId(1)]) == ("b",)
@@ -135,16 +148,18 @@ def test_a_deleted_task_that_comes_back_is_open_and_found_again(features: FileFe
     assert not pool.apply(Annotation(AnnotationId(2), TaskId(1), 1, ("a",)))
     pool.add({TaskId(1): TASKS[TaskId(1)]}, features, None)
     assert seen(pool)[1][:3] == (0, (), True)
-    assert pool.index.state[1] == 0
+    assert indexed(pool).state[1] == 0
 
 
 def test_what_changed_since_the_index_was_built_is_marked(features: FileFeatures) -> None:
     pool = pool_of(CONFIG)
-    pool.add(TASKS, features, None, index=False)
-    pool.build_index()
+    pool.mirror, mirror = None, pool.mirror
+    pool.add(TASKS, features, None)
+    mirror.build(pool)
+    pool.mirror = mirror
     pool.load_annotations([Annotation(AnnotationId(1), TaskId(3), 1, ("b",))])
-    pool.mark_changes()
-    assert [pool.index.state[task] for task in (2, 3)] == [0, 1]
+    mirror.mark_changes(pool)
+    assert [indexed(pool).state[task] for task in (2, 3)] == [0, 1]
 
 
 def test_strategies_see_class_names_head_vectors_and_how_right_the_head_was(features: FileFeatures) -> None:
@@ -152,7 +167,7 @@ def test_strategies_see_class_names_head_vectors_and_how_right_the_head_was(feat
     head = Head(np.zeros(SPACE_DIM, np.float32), identity, identity[:3], np.zeros(3, np.float32), 6.0, 1.0)
     manifest = {"trained_on": {"judged": [2, 3], "right": [1.0, 0.0]}}
     generation = replace(GENERATION, number=1, head=head, classes=("a", "b", "c"), manifest=manifest)
-    pool = ProjectPool(REF, parse_label_config(CONFIG), generation, FakeIndex())
+    pool = pool_of(CONFIG, generation)
     pool.add(TASKS, features, None)
     shown = view(pool, pool.open())
     assert shown.classes == ("a", "b", "c")
@@ -183,10 +198,10 @@ def test_the_index_holds_what_is_searched_and_no_more(
     eye = np.eye(SPACE_DIM, dtype=np.float32)
     head = Head(np.zeros(SPACE_DIM, np.float32), eye, eye[:3], np.zeros(3, np.float32), 6.0, 1.0)
     trained = replace(GENERATION, head=head, classes=("a", "b", "c"), space=space, suggester=suggester)
-    pool = ProjectPool(REF, parse_label_config(CONFIG), trained, FakeIndex())
+    pool = pool_of(CONFIG, trained)
     pool.add(TASKS, features, None)
-    assert {name for each in pool.index.spaces.values() for name in each} == searched
-    pool.build_index()
-    assert {name for each in pool.index.spaces.values() for name in each} == searched
-    pool.build_index(also=frozenset({"raw", "head"}))
-    assert {name for each in pool.index.spaces.values() for name in each} == {"raw", "head"}
+    assert {name for each in indexed(pool).spaces.values() for name in each} == searched
+    pool.mirror.build(pool)
+    assert {name for each in indexed(pool).spaces.values() for name in each} == searched
+    pool.mirror.build(pool, also=frozenset({"raw", "head"}))
+    assert {name for each in indexed(pool).spaces.values() for name in each} == {"raw", "head"}

@@ -6,7 +6,7 @@ import pytest
 
 from ml_backend.domain.errors import BadRequest
 from ml_backend.settings import Settings
-from ml_backend.web.server import require_auth_if_public
+from ml_backend.web.auth import require_auth_if_public
 
 SECRETS: dict[str, Any] = {"basic_auth_user": "rush", "basic_auth_password": "p", "webhook_secret": "s"}
 

@@ -10,6 +10,7 @@ import redis
 
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.audit_sample import AuditSample
+from ml_backend.domain.events import AuditSampleChanged
 from ml_backend.domain.model import AnnotationId, TaskId
 from ml_backend.services.certification.audit_sample import ask_more, draw_sample
 from strategies.audits.certify import audits_needed
@@ -37,8 +38,8 @@ def drawn(world: World, audits: list[TaskId], *, share: float = 1.0, hidden: boo
         suggested=np.array(["abc".index(world.label_of(task)) for task in order], np.int32),
         confidences=np.ones(len(order), np.float32),
     )
-    world.backend.artifacts.publish_audit_sample(world.ref, sample)
-    world.project.on_event("audits", {})
+    world.ports.artifacts.publish_audit_sample(world.ref, sample)
+    world.project.on_event(AuditSampleChanged())
     return sample
 
 
@@ -166,7 +167,7 @@ def test_a_lost_redis_loses_no_draw(world: World, redis_url: str) -> None:
 def test_a_draw_freezes_every_open_task_in_random_order(world: World) -> None:
     for task in (1, 2, 3):
         world.answer(TaskId(task))
-    backend = world.backend
+    backend = world.ports
     parts = (world.ref, world.state, backend.artifacts, world.features)
     sample = draw_sample(*parts, Target(0.1, 0.9), seed=1, surest=1.0)
     assert sorted(sample.tasks.tolist()) == world.tasks[3:]
@@ -186,7 +187,7 @@ def test_a_draw_freezes_every_open_task_in_random_order(world: World) -> None:
 def test_a_draw_from_the_surest_leaves_the_others_out(world: World) -> None:
     for task in (1, 2, 3):
         world.answer(TaskId(task))
-    parts = (world.ref, world.state, world.backend.artifacts, world.features)
+    parts = (world.ref, world.state, world.ports.artifacts, world.features)
     whole, part = (draw_sample(*parts, Target(0.1, 0.9), surest=share) for share in (1.0, 0.5))
     assert len(part) == 14
     assert part.confidences.min() >= np.sort(whole.confidences)[-14]
@@ -196,7 +197,7 @@ def test_a_draw_from_the_surest_leaves_the_others_out(world: World) -> None:
 def test_errors_may_be_a_share_of_all_labels_that_there_will_be(world: World) -> None:
     for task in (1, 2, 3):
         world.answer(TaskId(task))
-    parts = (world.ref, world.state, world.backend.artifacts, world.features)
+    parts = (world.ref, world.state, world.ports.artifacts, world.features)
     sample = draw_sample(*parts, Target(0.1, 0.9), surest=0.5, of_all=True)
     assert (len(sample), sample.target.of, sample.target.tolerated(len(sample))) == (14, 30, 3)
     assert sample.count == min(sample.planned, audits_needed(sample.target, 0.0, 14))
@@ -208,7 +209,7 @@ def test_every_task_is_equally_likely_to_be_an_audit(world: World) -> None:
         world.answer(TaskId(task))
     counts = dict.fromkeys(world.tasks, 0)
     for seed in range(200):
-        parts = (world.ref, world.state, world.backend.artifacts, world.features)
+        parts = (world.ref, world.state, world.ports.artifacts, world.features)
         for task in draw_sample(*parts, Target(0.1, 0.9), seed=seed, surest=1.0, count=9).audits:
             counts[task] += 1
     drawn_ = np.array([counts[task] for task in world.tasks[3:]])
@@ -218,8 +219,8 @@ def test_every_task_is_equally_likely_to_be_an_audit(world: World) -> None:
 
 def test_more_audits_are_the_next_of_the_same_draw(world: World) -> None:
     sample = drawn(world, AUDITS)
-    longer = ask_more(world.ref, world.state, world.backend.artifacts, 3)
+    longer = ask_more(world.ref, world.state, world.ports.artifacts, 3)
     assert longer.audits[: len(AUDITS)] == AUDITS
     assert longer.count == len(AUDITS) + 3
     assert replace(longer, count=sample.count).facts() == sample.facts()
-    assert ask_more(world.ref, world.state, world.backend.artifacts, 10**6).count == len(sample)
+    assert ask_more(world.ref, world.state, world.ports.artifacts, 10**6).count == len(sample)

@@ -1,0 +1,106 @@
+"""Commands about one project: connect, import, doctor, sync, train; and the status of all of them."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ml_backend.cli.main import console, open_container, project_option
+from ml_backend.domain.errors import BadRequest
+
+if TYPE_CHECKING:
+    from ml_backend.services.connecting.doctor import Finding
+
+
+@click.command()
+@click.option("--project", type=int, help="Id of an existing project.")
+@click.option("--create", "title", help="Title of a project, made where there is none of that title.")
+@click.option(
+    "--label-config",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    default=Path("label_config.xml"),
+    show_default=True,
+    help="Label config of a new project.",
+)
+def connect(project: int | None, title: str | None, label_config: Path) -> None:
+    """Set up a project for Rush in Label Studio and prove that it works."""
+    from ml_backend.cli.progress import show_step
+    from ml_backend.operations.projects import connect as run
+
+    if (project is None) == (title is None):
+        raise BadRequest("Say which project.", "Use --project ID or --create TITLE, one of them.")
+    config = label_config.read_text() if title else ""
+    number = run(open_container(), project, title or "", config, partial(show_step, console=console))
+    console.print(f"Project {number} is connected.")
+
+
+@click.command(name="import")
+@project_option
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+def import_(project: int, source: Path) -> None:
+    """Import the images of a folder, a .json or a .csv file, ready to be labelled."""
+    from ml_backend.cli.progress import show_report, stages
+    from ml_backend.operations.projects import import_images
+
+    with stages(console) as progress:
+        report = import_images(open_container(), project, source, progress)
+    show_report(report, console)
+
+
+@click.command()
+@project_option
+def doctor(project: int) -> None:
+    """Check a connected project from end to end and print the fix of everything that is broken."""
+    from ml_backend.operations.projects import doctor as run
+
+    findings = run(open_container(), project, _show_finding)
+    broken = [finding for finding in findings if finding.ok is False and not finding.warning]
+    console.print(f"{len(findings)} checks, {len(broken)} broken." if broken else "All is well.")
+    sys.exit(1 if broken else 0)
+
+
+def _show_finding(finding: Finding) -> None:
+    if finding.ok:
+        console.print(f"[green]✓[/] {finding.check}", highlight=False)
+        return
+    mark = "[yellow]·[/]" if finding.ok is None or finding.warning else "[red]✗[/]"
+    value = f" ({finding.value})" if finding.value else ""
+    console.print(f"{mark} {finding.check}: {finding.problem}{value}", highlight=False)
+    if finding.fix:
+        console.print(f"    → {finding.fix}", highlight=False)
+
+
+@click.command()
+def status() -> None:
+    """Show where every project of the running backend stands."""
+    for row in open_container().backend_status():
+        console.print_json(data=row)
+
+
+@click.command()
+@project_option
+def sync(project: int) -> None:
+    """Rebuild Rush's state of a project from Label Studio."""
+    from ml_backend import jobs
+
+    container = open_container(logs=True)
+    with console.status("Reading the project from Label Studio …"):
+        jobs.sync(container.ref(project))
+    console.print(f"Project {project} is in step with Label Studio.")
+
+
+@click.command()
+@project_option
+@click.option("--full", is_flag=True, help="Fine-tune the backbone too: minutes on a GPU, hours without.")
+def train(project: int, full: bool) -> None:
+    """Ask a worker to learn from all labels now."""
+    container = open_container()
+    if full:
+        container.jobs.enqueue("finetune", container.ref(project))
+    else:
+        container.jobs.enqueue("train", container.ref(project), force=True)
+    console.print("Training is queued; rush status shows the generation it ends in.")

@@ -1,0 +1,48 @@
+"""Errors as JSON: a sentence, its code, the field, the next step and a request id; never a traceback."""
+
+from __future__ import annotations
+
+import logging
+
+from flask import Flask, Response, g, jsonify, request
+from werkzeug.exceptions import HTTPException
+
+from ml_backend.domain.errors import BadRequest, NotFound, RushError, StoreError, TooLarge
+from ml_backend.services.serving.registry import Projects
+from ml_backend.settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+def install(app: Flask, settings: Settings, projects: Projects) -> None:
+    """Answer every error that a request ends in; where a store failed the projects will be synced."""
+
+    @app.errorhandler(RushError)
+    def rush_error(error: RushError) -> tuple[Response, int]:
+        level = logging.ERROR if error.status >= 500 else logging.WARNING
+        log.log(level, "%s %s %s: %s", g.get("id"), request.method, request.path, error)
+        if isinstance(error, StoreError):
+            projects.missed()
+        return _answer(error, error.status)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> tuple[Response, int]:
+        known: RushError = BadRequest(error.description or error.name)
+        if error.code == 413:
+            known = TooLarge(
+                f"The request is larger than {settings.max_body_mb:g} MB.", "Raise RUSH_MAX_BODY_MB."
+            )
+        elif error.code == 404:
+            known = NotFound(f"There is no {request.path} here.", "See docs/protocol.md.")
+        known.status = error.code or 500
+        return rush_error(known)
+
+    @app.errorhandler(Exception)
+    def failure(error: Exception) -> tuple[Response, int]:
+        log.exception("%s %s %s failed", g.get("id"), request.method, request.path)
+        return _answer(RushError("Something went wrong inside Rush."), 500)
+
+
+def _answer(error: RushError, status: int) -> tuple[Response, int]:
+    body = {"error": error.message, "code": error.code, "hint": error.hint, "request_id": g.get("id")}
+    return jsonify(body | ({"field": error.field} if error.field else {})), status
