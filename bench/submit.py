@@ -22,7 +22,6 @@ from stack import Stack, answer, label_config, stack, store_features
 
 from ml_backend.domain.content_hash import content_key
 from ml_backend.domain.events import StrategyChosen
-from ml_backend.jobs import learner
 from ml_backend.operations.projects import connect
 
 STRATEGIES = ("rush", "cluster_chain", "random", "margin", "diversity")
@@ -122,7 +121,7 @@ def main() -> None:
             mine = project_with(studio, f"rush {size}", labels[:size], keys[:size], rush=True)
             studio.wait(mine[0], tasks=size)
             ref = studio.container.ref(mine[0])
-            learner(studio.container, ref).map(ref)
+            studio.container.learner(ref).map(ref)
             studio.wait(mine[0], embedded=size, window=150)
             for name in options.strategies:
                 choose(studio, mine[0], name)

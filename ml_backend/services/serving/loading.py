@@ -13,6 +13,7 @@ from ml_backend.ports import Artifacts, Features, Index, Jobs, LabelStudio, Stat
 from ml_backend.services.queue.index_mirror import IndexMirror
 from ml_backend.services.queue.placement import Placement
 from ml_backend.services.queue.pool import ProjectPool
+from ml_backend.services.serving.memory import give_back
 from ml_backend.settings import Settings
 
 
@@ -76,6 +77,7 @@ class Loader:
                     take()
             finally:
                 self._missed = None
+        give_back()
 
     def change(self, change: Callable[[ProjectPool], object]) -> None:
         """Change the pool, and the one that may be loading just now; the caller holds ``events``."""
