@@ -72,14 +72,12 @@ class Settings(BaseSettings):
     backbone: str = Field("efficientnet-lite0", description="Embedding model.")
     image_size: int = Field(224, ge=64, description="Side in pixels that images are embedded at.")
     device: str = Field("auto", description="Where training runs: auto, cpu, cuda.")
-    gpus: int = Field(
-        0, ge=0, description="GPUs that a full round trains on together; 0 takes all there are."
-    )
+    gpus: int = Field(0, ge=0, description="GPUs that a fine-tuning run uses together; 0 uses all.")
     self_epochs: int = Field(
         -1,
         ge=-1,
-        description="Times that a full round's self-training sees every image without a label: more is "
-        "better and slower. -1: 20 on a GPU, else as few as give it the steps that the labels had.",
+        description="Epochs of a fine-tuning run's self-training over the images without a label; more is "
+        "better and slower. -1: 20 on a GPU; on a CPU as many steps as the labelled images had.",
     )
     allowed_hosts: str = Field(
         "", description="Other hosts that images may be fetched from, comma separated; * allows all."

@@ -29,7 +29,7 @@ def audit(
     hide_suggestions: bool,
     more: int | None,
 ) -> None:
-    """Mix randomly drawn audits into the queue; what the model says of all open images is frozen."""
+    """Draw a random audit sample and mix it into the queue; the current suggestions are frozen."""
     from ml_backend.cli.certificate_text import show_sample, target_of
     from ml_backend.operations import certification as run
 
@@ -74,7 +74,7 @@ def certify(
     kind: str,
     back: bool,
 ) -> None:
-    """Say how many images the machine may label with a proven error bound, and let it."""
+    """Show how many images the model may label within the error bound, and write these labels."""
     from ml_backend.cli.certificate_text import check_target, show_need, show_status, target_of
     from ml_backend.cli.progress import stages
     from ml_backend.operations import certification as run

@@ -55,7 +55,7 @@ def simulate(
     cost: str | None,
     **options: Any,
 ) -> None:
-    """Replay labelling with people of numbers: which strategy would be fastest on such data?"""
+    """Replay labelling with simulated annotators: which query strategy is fastest on such data?"""
     from ml_backend.bootstrap import runs_on_workers
     from ml_backend.cli.progress import stages
     from ml_backend.domain.model import Annotation

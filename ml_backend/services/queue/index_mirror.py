@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ml_backend.domain.generation import Array, Floats
 from ml_backend.domain.model import LabelState
 from ml_backend.ports import Index
-
-if TYPE_CHECKING:
-    from ml_backend.services.queue.pool import ProjectPool
+from ml_backend.services.queue.pool import ProjectPool
 
 
 class IndexMirror:

@@ -6,6 +6,7 @@ A cache of ``State``, features and the current generation, made anew whenever on
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,12 +24,26 @@ from ml_backend.domain.model import (
     ProjectRef,
     TaskId,
 )
-from ml_backend.ports import Features
-from ml_backend.services.queue.index_mirror import IndexMirror
+from ml_backend.ports import Features, Index
 from ml_backend.services.queue.placement import Placement
 
 GONE = -1
 BLOCK = 1024
+
+
+class Mirror(Protocol):
+    """What follows a pool's changes, and an index that holds the same; see ``index_mirror``."""
+
+    index: Index
+
+    def upsert(self, pool: ProjectPool, rows: Array, vectors: Mapping[str, Floats]) -> None:
+        """Rows have got their vectors."""
+
+    def mark(self, pool: ProjectPool, row: int) -> None:
+        """The state of a row may have changed."""
+
+    def delete(self, tasks: Sequence[int]) -> None:
+        """Tasks are gone."""
 
 
 class ProjectPool:
@@ -39,7 +54,7 @@ class ProjectPool:
 
     def __init__(self, ref: ProjectRef, control: Control, generation: Generation | None) -> None:
         self.ref, self.control, self.generation = ref, control, generation
-        self.mirror: IndexMirror | None = None
+        self.mirror: Mirror | None = None
         self.lock = OrderedLock(Rank.POOL)
         self.classes = control.columns
         self.ids: Array = np.empty(0, np.int64)

@@ -7,7 +7,7 @@ import sys
 
 
 def give_back() -> None:
-    """Return what was freed: glibc keeps 40 MB for each project of 10,000 images; elsewhere nothing happens."""
+    """Return freed memory to the system; glibc would keep 40 MB for a project of 10,000 images."""
     if sys.platform != "linux":
         return
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
