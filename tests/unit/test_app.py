@@ -198,3 +198,12 @@ def test_a_failure_of_ours_shows_no_traceback_and_is_logged_once(
     assert "secret detail" not in answer.text
     assert [r for r in caplog.records if answer.json["request_id"] in r.getMessage()] == caplog.records
     assert len(caplog.records) == 1
+
+
+def test_an_error_has_a_code_for_programs_a_hint_for_people_and_a_request_id(client: FlaskClient) -> None:
+    answer = client.post("/predict", json={"tasks": [], "project": "99"})
+    assert answer.status_code == 404
+    assert answer.json["code"] == "not_found"
+    assert "rush connect --project 99" in answer.json["hint"]
+    assert answer.json["request_id"]
+    assert "field" not in answer.json

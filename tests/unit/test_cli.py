@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
-from ml_backend.cli.main import main
+from ml_backend.cli.main import COMMANDS, main
 from ml_backend.settings import Settings
 from tests.serving import serving
 
@@ -65,3 +67,21 @@ def test_the_web_process_starts_without_what_only_workers_install() -> None:
     code = "import sys, ml_backend.cli, ml_backend.web.server; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not heavy & set(loaded.split())
+
+
+def test_asking_for_the_version_loads_nothing_that_the_answer_does_not_need() -> None:
+    code = "import sys; from ml_backend.cli.main import main; main(['--version'], standalone_mode=False)"
+    code += "; print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.partition(".")[0] for name in done.stderr.split()}
+    assert not loaded & {"numpy", "pydantic", "httpx", "redis", "flask", "torch"}
+    assert re.search(r"version \d+\.\d+", done.stdout)
+
+
+def test_every_command_is_in_the_module_that_the_table_says() -> None:
+    group = main
+    for name in COMMANDS:
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        assert command.name == name
+    assert group.get_command(click.Context(group), "nonsense") is None

@@ -123,7 +123,7 @@ def container(
     made, studio = Container(settings), Digits(digits)
     tuner = TorchFinetuner("tiny", SIZE, "cpu", tmp_path / "networks", looks=16, learning_rate=2e-3)
     made.__dict__.update(studio=studio, jobs=FakeJobs(), state=state, origin=studio.origin, finetuner=tuner)
-    monkeypatch.setattr(jobs, "parts", lambda: made)
+    monkeypatch.setattr(jobs, "container", lambda: made)
     ref = made.ref(1)
     state.set_options(ref, label_config=CONFIG)
     jobs.ingest(ref, {str(n + 1): address for n, address in enumerate(studio.files)})

@@ -16,6 +16,7 @@ from ml_backend.adapters.files.features import FileFeatures
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.content_hash import content_key
 from ml_backend.domain.errors import BadImage
+from ml_backend.domain.events import Ingested
 from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
 from ml_backend.services.embedding import ingest as module
 from ml_backend.services.embedding.ingest import IngestReport, ingest
@@ -131,17 +132,15 @@ def test_a_killed_run_resumes_after_its_last_chunk(
 def test_the_first_images_are_published_early(
     state: RedisState, features: FileFeatures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    published: list[list[int]] = []
-    monkeypatch.setattr(
-        state, "publish", lambda ref, event, **fields: published.append([event, *fields["tasks"]])
-    )
+    published: list[Ingested] = []
+    monkeypatch.setattr(state, "publish", lambda ref, event: published.append(event))
     number = 400
     studio = Images(**{f"i{n}": n.to_bytes(2, "little") for n in range(number)})
     run({n: f"i{n}" for n in range(number)}, studio, state, features, Embedding())
-    sizes = [len(chunk) - 1 for chunk in published]
+    sizes = [len(event.tasks) for event in published]
     assert 0 < sizes[0] < 64
     assert sum(sizes) == number
-    assert {chunk[0] for chunk in published} == {"ingested"}
+    assert {type(event) for event in published} == {Ingested}
 
 
 def test_lost_state_is_rebuilt_from_features_without_computing(

@@ -105,7 +105,7 @@ def test_any_sequence_of_events_ends_like_a_fresh_load(
     mirror.build(fresh)
     fresh.mirror = mirror
     assert seen(pool) == seen(fresh)
-    assert set(indexed(pool).state) == set(fresh.index.state)
+    assert set(indexed(pool).state) == set(indexed(fresh).state)
 
 
 @given(cuts=st.lists(st.integers(0, COUNT), max_size=4), late=st.sets(st.sampled_from(sorted(TASKS))))
