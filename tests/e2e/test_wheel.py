@@ -144,7 +144,8 @@ def test_the_readmes_commands_attach_the_wheel_to_a_label_studio(
         project = int(studio.call("POST", "/api/projects/", json=empty)["id"])
         known = {"LABEL_STUDIO_URL": label_studio.url, "LABEL_STUDIO_API_KEY": label_studio.token}
         environment = {"RUSH_DATA_DIR": str(complete.folder / "data"), "RUSH_PORT": str(free_port())}
-        for image in sorted(digits.rglob("*.png"))[::10]:
+        images = sorted(digits.rglob("*.png"))[:: 10 if FULL else 20]  # from 16 on UMAP compiles for a minute
+        for image in images:
             (complete.folder / "photos" / image.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copy(image, complete.folder / "photos" / image.parent.name)
 
@@ -166,7 +167,7 @@ def test_the_readmes_commands_attach_the_wheel_to_a_label_studio(
 
         everything = "\n".join(said)
         assert f"Project {project} is connected." in everything
-        assert "20 images imported" in everything
+        assert f"{len(images)} images imported" in everything
         assert "All is well." in said[-1]
         assert 'value="7"' in studio.project(project)["label_config"]
         titles = [row["title"] for row in studio.call("GET", "/api/projects/")["results"]]
