@@ -9,7 +9,7 @@ LABEL_STUDIO := .cache/label-studio
 LABEL_STUDIO_STAMP := $(LABEL_STUDIO)/.installed-$(LABEL_STUDIO_VERSION)
 DATA ?=
 
-.PHONY: demo test test-compose setup check pytest bench browser clean
+.PHONY: demo test test-wheel test-compose setup check pytest bench browser clean
 
 demo: setup ## start everything with real images: make demo, or make demo DATA=folder
 	@$(BIN)/rush demo $(if $(DATA),--data "$(DATA)")
@@ -29,6 +29,9 @@ pytest:
 
 bench: setup ## figures: make bench BENCH_DATA=folder with cifar10-test.tar, mnist-test-10k.npz and bccd.tar
 	$(BIN)/python bench/run.py $(BENCH_DATA)
+
+test-wheel: setup ## the wheel in an environment of its own, with all that [worker] brings (7 GB in /tmp)
+	RUSH_TEST_FULL_WHEEL=1 $(BIN)/pytest tests/e2e/test_wheel.py --durations 5
 
 test-compose: .cache/compose/.installed ## the compose file on a real Docker daemon, labelled through
 	$(BIN)/python docker/compose_test

@@ -18,14 +18,18 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parent))
 import daemon
 import standins
+
+from tests import readme
 
 ROOT = Path(__file__).parents[2]
 TOOLS = Path(os.environ.get("COMPOSE_TOOLS") or ROOT / ".cache" / "compose" / "bin")
 VERSION = "1.23.2"
 ANSWERS = 45
+PHOTOS = "/files/photos"
 WEB_LIMIT = 400e6
 PORT, BACKEND_PORT = "18080", "19090"
 CLIENT = ["docker"]
@@ -124,6 +128,23 @@ def label(variables: dict[str, str]) -> None:
     note(
         "training", f"generation {found['generation']} by the worker's container, {found['labelled']} labels"
     )
+
+
+def command_line(environment: dict[str, str], variables: dict[str, str]) -> None:
+    """The README's commands in the worker's container, for a project that somebody made on the page."""
+    compose(environment, "run", "--rm", "-T", "--no-deps", "demo", "cp", "-r", "/files/digits/3", PHOTOS)
+    token = f"Token {variables['LABEL_STUDIO_API_KEY']}"
+    empty = {"title": "Made on the page", "label_config": "<View></View>"}
+    project = int(call("POST", "/api/projects/", empty, auth=token)["id"])  # type: ignore[index]
+    began = time.monotonic()
+    ran = []
+    for words in readme.commands():
+        if words[0] != "rush" or words[1] == "start":  # the containers are what these would start
+            continue
+        ours = [PHOTOS if word == "photos/" else word for word in readme.for_project(words, project)]
+        compose(environment, "exec", "-T", "worker", *ours, show=True)
+        ran.append(" ".join(words[1:]))
+    note("command line", f"{'; '.join(ran)}: all well after {time.monotonic() - began:.0f} s")
 
 
 def missed(token: str, intended: list[object], served: object) -> None:
@@ -232,6 +253,7 @@ def main() -> None:
             closed(variables)
             hardened(environment)
             label(variables)
+            command_line(environment, variables)
     stood_in = (
         "the images of Python, Redis, PostgreSQL and Label Studio (the real programs, as packages); Qdrant's "
         "server, which can't be had that way: the backend used its embedded engine"

@@ -22,18 +22,16 @@ if TYPE_CHECKING:
 @click.option(
     "--label-config",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    default=Path("label_config.xml"),
-    show_default=True,
-    help="Label config of a new project.",
+    help="Label config of a new or empty project; by default a choice of ten digits.",
 )
-def connect(project: int | None, title: str | None, label_config: Path) -> None:
+def connect(project: int | None, title: str | None, label_config: Path | None) -> None:
     """Set up a project for Rush in Label Studio and prove that it works."""
     from ml_backend.cli.progress import show_step
     from ml_backend.operations.projects import connect as run
 
     if (project is None) == (title is None):
         raise BadRequest("Say which project.", "Use --project ID or --create TITLE, one of them.")
-    config = label_config.read_text() if title else ""
+    config = None if label_config is None else label_config.read_text()
     number = run(open_container(), project, title or "", config, partial(show_step, console=console))
     console.print(f"Project {number} is connected.")
 

@@ -18,6 +18,7 @@ from ml_backend import bootstrap
 from ml_backend.bootstrap import Container
 from ml_backend.domain.errors import BadRequest, NotFound, ServerError
 from ml_backend.domain.label_config import choices_config
+from ml_backend.operations.default_config import default_label_config
 from ml_backend.operations.narrator import Narrator
 from ml_backend.operations.projects import connect, import_images
 from ml_backend.settings import Settings
@@ -47,7 +48,7 @@ def demo(data: Path | None, folder: Path, narrator: Narrator, port: int = PORT) 
     studio = bootstrap.local_label_studio(
         folder / "label_studio",
         port,
-        python_env=_label_studio_environment(),
+        python_env=_label_studio_environment(folder),
         email=EMAIL,
         password=PASSWORD,
         token=kept["token"],
@@ -176,12 +177,17 @@ def _label_config(images: Path | None) -> str:
     """The names of sub-folders as classes; without a folder, or with less than two of them, the default."""
     classes = _classes(images) if images else []
     if len(classes) < 2:
-        return (ROOT / "label_config.xml").read_text()
+        return default_label_config()
     return choices_config(classes)
 
 
-def _label_studio_environment(environ: Mapping[str, str] = os.environ) -> Path:
-    return Path(environ.get("RUSH_LABEL_STUDIO_ENV") or ROOT / ".cache" / "label-studio")
+def _label_studio_environment(folder: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """The one that is named, else a checkout's, else, where Rush is installed, one in the demo's folder."""
+    if named := environ.get("RUSH_LABEL_STUDIO_ENV"):
+        return Path(named)
+    if (ROOT / "pyproject.toml").exists():
+        return ROOT / ".cache" / "label-studio"
+    return folder / "label-studio-env"
 
 
 def _free(port: int, narrator: Narrator, what: str) -> int:

@@ -10,6 +10,7 @@ from ml_backend.bootstrap import Container
 from ml_backend.controls import parse_label_config
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.events import StrategyChosen
+from ml_backend.operations.default_config import default_label_config
 from ml_backend.services.connecting import connect as connecting
 from ml_backend.services.connecting.connect import Step
 from ml_backend.services.connecting.doctor import Finding
@@ -22,10 +23,15 @@ def connect(
     container: Container,
     project: int | None = None,
     title: str = "",
-    label_config: str = "",
+    label_config: str | None = None,
     progress: Callable[[Step], None] = lambda step: None,
 ) -> int:
-    """Connect a project by id, or by title (made where there is none); returns its id."""
+    """Connect a project by id, or by title (made where there is none); returns its id.
+
+    ``label_config`` is given to a project that has none yet; by default it is that of ``label_config.xml``.
+    """
+    if label_config is None:
+        label_config = default_label_config()
     if project is None:
         project, step = connecting.find_or_create(container.studio, title, label_config)
         progress(step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 from ml_backend.settings import Settings
@@ -49,3 +50,17 @@ def test_the_backend_has_a_name_that_label_studio_takes_for_a_webhook() -> None:
     assert "_" not in host[1]
     assert "." in host[1]
     assert f"aliases: [{host[1]}]" in COMPOSE
+
+
+def test_everything_that_the_wheel_is_built_of_goes_into_the_images() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    needed |= {*wheel["packages"], *wheel["force-include"]}
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().split() if line.startswith("!")}
+    assert needed <= let_through
+    for name in ("web", "worker"):
+        lines = re.findall(
+            r"^COPY ((?!--from).*) \S+$", (ROOT / f"docker/Dockerfile.{name}").read_text(), re.MULTILINE
+        )
+        assert needed <= {word for line in lines for word in line.split()}, name

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 import socket
 from pathlib import Path
 
@@ -11,10 +12,18 @@ from rich.console import Console
 
 from ml_backend.adapters.files.digits import SIDE, write_digits
 from ml_backend.adapters.processes.child import free_port
+from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.cli.progress import ConsoleNarrator
 from ml_backend.controls import parse_label_config
-from ml_backend.domain.errors import BadRequest
-from ml_backend.operations.demo import TITLE_LENGTH, _free, _images, _label_config, _title
+from ml_backend.domain.errors import BadRequest, ServerError
+from ml_backend.operations.demo import (
+    TITLE_LENGTH,
+    _free,
+    _images,
+    _label_config,
+    _label_studio_environment,
+    _title,
+)
 
 
 @pytest.fixture(scope="module")
@@ -144,3 +153,30 @@ def test_data_that_is_no_folder_of_images_is_refused_with_the_next_step(tmp_path
         _images(tmp_path / what, tmp_path / "demo", ConsoleNarrator(quiet()))
     assert str(tmp_path / what) in refused.value.message
     assert "make demo DATA=folder" in refused.value.hint
+
+
+def test_label_studio_is_looked_for_where_make_puts_it_unless_another_place_is_named(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    assert _label_studio_environment(tmp_path, {}) == root / ".cache" / "label-studio"
+    assert _label_studio_environment(tmp_path, {"RUSH_LABEL_STUDIO_ENV": "/opt/ls"}) == Path("/opt/ls")
+
+
+def test_without_label_studio_the_demo_says_how_to_get_the_version_that_make_installs(tmp_path: Path) -> None:
+    (version,) = re.findall(
+        r"^LABEL_STUDIO_VERSION := (\S+)$", (Path(__file__).parents[2] / "Makefile").read_text(), re.MULTILINE
+    )
+    nowhere = tmp_path / "no where"
+    server = LocalLabelStudio(
+        tmp_path / "data",
+        free_port(),
+        python_env=nowhere,
+        email="rush@example.com",
+        password="secret",
+        token="0" * 40,
+        files_root=tmp_path,
+    )
+    with pytest.raises(ServerError, match="no Label Studio at") as caught:
+        server.start()
+    assert f"python3 -m venv '{nowhere}'" in caught.value.hint
+    assert f"pip install label-studio=={version};" in caught.value.hint
+    assert "RUSH_LABEL_STUDIO_ENV" in caught.value.hint

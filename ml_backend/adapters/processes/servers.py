@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import shlex
 import socket
 from pathlib import Path
 from urllib.error import URLError
@@ -16,6 +17,8 @@ from ml_backend.domain.errors import ServerError
 
 __all__ = ["LocalLabelStudio", "LocalRedis", "ServerError", "free_port", "port_is_free", "redis_executable"]
 
+LABEL_STUDIO_VERSION = "1.23.2"
+"""What Rush was measured on, and what is installed for demo and tests."""
 _UNIX_PATH_LIMIT = 107  # bytes that fit sockaddr_un
 _OPEN = build_opener(ProxyHandler({}))  # a proxy must never stand between us and our own child
 
@@ -48,7 +51,8 @@ class LocalLabelStudio:
         self.email = email
         self.password = password
         self.files_root = files_root.resolve()
-        self.executable = python_env.resolve() / "bin" / "label-studio"
+        self.python_env = python_env.resolve()
+        self.executable = self.python_env / "bin" / "label-studio"
         self._child = Child("label-studio", self.folder)
 
     @property
@@ -64,9 +68,12 @@ class LocalLabelStudio:
     def start(self, progress: Progress = lambda line: None, timeout: float = 600.0) -> None:
         """Start and wait until it answers; ServerError with the log's tail if it doesn't."""
         if not self.executable.exists():
+            place = shlex.quote(str(self.python_env))
             raise ServerError(
                 f"There is no Label Studio at {self.executable}.",
-                "Install it there: uv venv DIR && uv pip install -p DIR label-studio.",
+                f"Install it there: python3 -m venv {place} && {place}/bin/pip install "
+                f"label-studio=={LABEL_STUDIO_VERSION}; or set RUSH_LABEL_STUDIO_ENV to an environment that "
+                "has it.",
             )
         if not port_is_free(self.port, self.host):  # Label Studio would silently take another one
             raise ServerError(
