@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import random
 import threading
 import time
 from collections.abc import Iterator
@@ -12,11 +11,22 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    retry_if_result,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_chain,
+    wait_random,
+)
 
 from ml_backend.domain.errors import LabelStudioError, NotFound, RushError, Unauthorized
 
 _RETRY_STATUS = frozenset({502, 503, 504})
-_BACKOFF = (0.1, 0.4)  # seconds before the second and the third try
+_TRIES = 3
+_WAITS = wait_chain(wait_random(0.05, 0.15), wait_random(0.2, 0.6))
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
 _STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)  # a kept-alive connection was closed
 
@@ -96,25 +106,25 @@ class Transport:
         carried out, PATCH and DELETE also on a lost connection. ``timeout`` bounds all tries together.
         """
         url = f"{self.origin}/{path.lstrip('/')}"
-        deadline = time.monotonic() + (timeout or self.timeout)
-        for wait in (*_BACKOFF, None):
-            pause = None if wait is None else wait * random.uniform(0.5, 1.5)
-            left = deadline - time.monotonic()
-            try:
-                reply = self._once(method, url, timeout=max(left, 0.05), **request)
-            except httpx.HTTPError as error:
-                if pause is None or left <= pause or not _worth_another_try(method, error):
-                    raise unreachable(method, url, error) from None
-            else:
-                if reply.is_success:
-                    return _json(reply)
-                retried = method == "GET" and reply.status_code in _RETRY_STATUS
-                if pause is None or left <= pause or not retried:
-                    raise failure(method, url, reply)
-            time.sleep(pause)
-        raise AssertionError("unreachable")
+        limit = timeout or self.timeout
+        deadline = time.monotonic() + limit
+        tries = Retrying(
+            retry=retry_if_exception(lambda error: _worth_another_try(method, error))
+            | retry_if_result(lambda reply: method == "GET" and reply.status_code in _RETRY_STATUS),
+            wait=_WAITS,
+            stop=stop_after_attempt(_TRIES) | stop_before_delay(limit),
+            retry_error_callback=_last,
+        )
+        try:
+            reply = tries(self._once, method, url, deadline, **request)
+        except httpx.HTTPError as error:
+            raise unreachable(method, url, error) from None
+        if not reply.is_success:
+            raise failure(method, url, reply)
+        return _json(reply)
 
-    def _once(self, method: str, url: str, *, timeout: float, **request: Any) -> httpx.Response:
+    def _once(self, method: str, url: str, deadline: float, **request: Any) -> httpx.Response:
+        timeout = max(deadline - time.monotonic(), 0.05)
         header = self.authorization()
         reply = self.client.request(
             method, url, timeout=timeout, headers={"Authorization": header}, **request
@@ -142,7 +152,12 @@ class Transport:
         self.client.close()
 
 
-def _worth_another_try(method: str, error: httpx.HTTPError) -> bool:
+def _last(tried: RetryCallState) -> Any:
+    """What the last try gave: its answer, or its error."""
+    return tried.outcome.result() if tried.outcome is not None else None
+
+
+def _worth_another_try(method: str, error: BaseException) -> bool:
     if isinstance(error, _NOT_SENT):
         return True
     if method == "GET":
