@@ -207,6 +207,38 @@ def test_a_personal_access_token_is_exchanged_renewed_and_survives_a_401(
         client.close()
 
 
+def test_a_refused_access_token_is_exchanged_anew_once_for_requests_and_images() -> None:
+    seen: list[str | None] = []
+
+    class Studio(BaseHTTPRequestHandler):
+        def answer(self, status: int, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def do_POST(self) -> None:
+            seen.append("exchange")
+            assert "Authorization" not in self.headers
+            assert json.loads(self.rfile.read(int(self.headers["Content-Length"])))["refresh"] == "a.b.c"
+            self.answer(200, json.dumps({"access": f"access {seen.count('exchange')}"}).encode())
+
+        def do_GET(self) -> None:
+            seen.append(self.headers.get("Authorization"))
+            self.answer(200 if seen[-1] == "Bearer access 2" else 401, b"{}")
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test output clean."""
+
+    with serving(Studio) as address, connected(address, "a.b.c") as client:
+        assert client.project(7) == {}
+        assert seen == ["exchange", "Bearer access 1", "exchange", "Bearer access 2"]
+        client._http._token._access = "access 1"
+        with pytest.raises(Unauthorized):
+            client.download("/data/upload/1/image.png")
+        assert seen[4:] == ["Bearer access 1", "exchange", "Bearer access 3"]
+
+
 class Elsewhere(BaseHTTPRequestHandler):
     """Another web server: images, a redirect to Label Studio, a redirect loop, one image without an end."""
 

@@ -7,18 +7,17 @@ the old one in place.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import StoreError
@@ -149,7 +148,7 @@ class FileArtifacts:
         folder = self._folder(project, kind)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(folder):
+            with FileLock(folder / "lock", fallback_to_soft=False):
                 for leftover in folder.glob(".new-*"):
                     shutil.rmtree(leftover, ignore_errors=True)
                 published = _published(folder)
@@ -208,10 +207,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -7,7 +7,6 @@ leaves at most a tail that no reader looks at and that the next writer cuts off.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+from filelock import FileLock
 
 from ml_backend.domain.content_hash import KEY_BYTES
 from ml_backend.domain.errors import StoreError
@@ -147,11 +147,10 @@ class FileFeatures:
     def _writing(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         """Open both files for the one writer that holds the lock; the kernel frees it when a process dies."""
         with (
-            open(self._folder / "lock", "wb") as lock,
+            FileLock(self._folder / "lock", fallback_to_soft=False),
             open(self._vectors_path, "ab") as vectors,
             open(self._keys_path, "ab") as keys,
         ):
-            fcntl.flock(lock, fcntl.LOCK_EX)
             yield vectors, keys
 
     def _check_dim(self) -> None:

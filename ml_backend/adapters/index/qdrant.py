@@ -13,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
 
 from ml_backend.adapters.index.changes import Changes
 from ml_backend.domain.errors import StoreError
@@ -183,16 +184,18 @@ class QdrantIndex:
 
 def retried(request: Callable[[], T]) -> T:
     """What the request returns, sent again where the server can't be reached or is overloaded."""
-    for wait in WAITS:
-        try:
-            return request()
-        except ResponseHandlingException:
-            time.sleep(wait)
-        except UnexpectedResponse as error:
-            if error.status_code not in (429, 502, 503, 504):
-                raise
-            time.sleep(wait)
-    return request()
+    tries = Retrying(
+        retry=retry_if_exception(_passing),
+        wait=wait_chain(*map(wait_fixed, WAITS)),
+        stop=stop_after_attempt(1 + len(WAITS)),
+        reraise=True,
+    )
+    return tries(request)
+
+
+def _passing(error: BaseException) -> bool:
+    overloaded = isinstance(error, UnexpectedResponse) and error.status_code in (429, 502, 503, 504)
+    return overloaded or isinstance(error, ResponseHandlingException)
 
 
 def _ids(tasks: Sequence[int]) -> list[int | str]:

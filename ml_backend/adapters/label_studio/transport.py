@@ -4,58 +4,73 @@ from __future__ import annotations
 
 import base64
 import json
-import random
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception,
+    retry_if_result,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_chain,
+    wait_random,
+)
 
 from ml_backend.domain.errors import LabelStudioError, NotFound, RushError, Unauthorized
 
 _RETRY_STATUS = frozenset({502, 503, 504})
-_BACKOFF = (0.1, 0.4)  # seconds before the second and the third try
+_TRIES = 3
+_WAITS = wait_chain(wait_random(0.05, 0.15), wait_random(0.2, 0.6))
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
 _STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)  # a kept-alive connection was closed
 
 
-class Token:
-    """A legacy token as it is, or a JWT personal access token exchanged for short-lived access tokens."""
+class Token(httpx.Auth):
+    """A legacy token as it is, or a JWT personal access token exchanged for short-lived access tokens.
+
+    Sent to ``origin`` and to nobody else. Safe for many threads without a lock, under which a submit would
+    wait for somebody else's exchange: two that exchange at once get two tokens, and both are good.
+    """
 
     def __init__(self, token: str, origin: str) -> None:
         self._token = token.strip()
-        self._origin = origin
+        self._origin = httpx.URL(origin)
         self._jwt = self._token.count(".") == 2
         self._access = ""
         self._fresh_until = 0.0
-        self._lock = threading.Lock()
 
-    def header(self, client: httpx.Client) -> str:
-        """The Authorization header, exchanged anew where less than 30 s are left."""
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        """Authorize the request; exchange anew where less than 30 s are left, and once after a 401."""
+        if _site(request.url) != _site(self._origin):
+            yield request
+            return
         if not self._jwt:
-            return f"Token {self._token}"
-        with self._lock:
-            if time.monotonic() >= self._fresh_until:
-                self._exchange(client)
-            return f"Bearer {self._access}"
+            request.headers["Authorization"] = f"Token {self._token}"
+            yield request
+            return
+        if time.monotonic() >= self._fresh_until:
+            yield from self._exchange(request)
+        access = self._access
+        request.headers["Authorization"] = f"Bearer {access}"
+        reply = yield request
+        if reply.status_code == 401:
+            if access == self._access:  # nobody else has exchanged it meanwhile
+                yield from self._exchange(request)
+            request.headers["Authorization"] = f"Bearer {self._access}"
+            yield request
 
-    def rejected(self, header: str) -> bool:
-        """Whether another try is worth it after a 401 for this header."""
-        if not self._jwt:
-            return False
-        with self._lock:
-            if header == f"Bearer {self._access}":
-                self._fresh_until = 0.0
-        return True
-
-    def _exchange(self, client: httpx.Client) -> None:
-        url = f"{self._origin}/api/token/refresh/"
-        try:
-            reply = client.post(url, json={"refresh": self._token})
-        except httpx.HTTPError as error:
-            raise unreachable("POST", url, error) from None
+    def _exchange(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        url = f"{str(self._origin).rstrip('/')}/api/token/refresh/"
+        timeout = {"timeout": request.extensions.get("timeout", {})}
+        headers = {"Connection": "close"}  # see Transport
+        body = {"refresh": self._token}
+        reply = yield httpx.Request("POST", url, json=body, headers=headers, extensions=timeout)
+        reply.read()
         if reply.status_code != 200:
             raise failure("POST", url, reply)
         access = _json(reply).get("access")
@@ -63,6 +78,10 @@ class Token:
             raise LabelStudioError(f"POST {url} answered without an access token.", "Is this Label Studio?")
         self._access = access
         self._fresh_until = time.monotonic() + max(_lifetime(access) - 30.0, 1.0)
+
+
+def _site(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _lifetime(access: str) -> float:
@@ -96,45 +115,33 @@ class Transport:
         carried out, PATCH and DELETE also on a lost connection. ``timeout`` bounds all tries together.
         """
         url = f"{self.origin}/{path.lstrip('/')}"
-        deadline = time.monotonic() + (timeout or self.timeout)
-        for wait in (*_BACKOFF, None):
-            pause = None if wait is None else wait * random.uniform(0.5, 1.5)
-            left = deadline - time.monotonic()
-            try:
-                reply = self._once(method, url, timeout=max(left, 0.05), **request)
-            except httpx.HTTPError as error:
-                if pause is None or left <= pause or not _worth_another_try(method, error):
-                    raise unreachable(method, url, error) from None
-            else:
-                if reply.is_success:
-                    return _json(reply)
-                retried = method == "GET" and reply.status_code in _RETRY_STATUS
-                if pause is None or left <= pause or not retried:
-                    raise failure(method, url, reply)
-            time.sleep(pause)
-        raise AssertionError("unreachable")
-
-    def _once(self, method: str, url: str, *, timeout: float, **request: Any) -> httpx.Response:
-        header = self.authorization()
-        reply = self.client.request(
-            method, url, timeout=timeout, headers={"Authorization": header}, **request
+        limit = timeout or self.timeout
+        deadline = time.monotonic() + limit
+        tries = Retrying(
+            retry=retry_if_exception(lambda error: _worth_another_try(method, error))
+            | retry_if_result(lambda reply: method == "GET" and reply.status_code in _RETRY_STATUS),
+            wait=_WAITS,
+            stop=stop_after_attempt(_TRIES) | stop_before_delay(limit),
+            retry_error_callback=_last,
         )
-        if reply.status_code == 401 and self._token.rejected(header):
-            again = {"Authorization": self.authorization()}
-            reply = self.client.request(method, url, timeout=timeout, headers=again, **request)
-        return reply
+        try:
+            reply = tries(self._once, method, url, deadline, **request)
+        except httpx.HTTPError as error:
+            raise unreachable(method, url, error) from None
+        if not reply.is_success:
+            raise failure(method, url, reply)
+        return _json(reply)
 
-    def authorization(self) -> str:
-        """The Authorization header for Label Studio's own origin, and for nobody else."""
-        return self._token.header(self.client)
+    def _once(self, method: str, url: str, deadline: float, **request: Any) -> httpx.Response:
+        left = max(deadline - time.monotonic(), 0.05)
+        return self.client.request(method, url, timeout=left, auth=self._token, **request)
 
     @contextmanager
     def stream(self, url: str, *, authorised: bool) -> Iterator[httpx.Response]:
         """One GET whose body the caller reads; redirects are the caller's to judge."""
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
-        if authorised:
-            headers["Authorization"] = self.authorization()
-        with self.client.stream("GET", url, headers=headers, follow_redirects=False) as reply:
+        auth = self._token if authorised else None
+        with self.client.stream("GET", url, headers=headers, auth=auth, follow_redirects=False) as reply:
             yield reply
 
     def close(self) -> None:
@@ -142,7 +149,12 @@ class Transport:
         self.client.close()
 
 
-def _worth_another_try(method: str, error: httpx.HTTPError) -> bool:
+def _last(tried: RetryCallState) -> Any:
+    """What the last try gave: its answer, or its error."""
+    return tried.outcome.result() if tried.outcome is not None else None
+
+
+def _worth_another_try(method: str, error: BaseException) -> bool:
     if isinstance(error, _NOT_SENT):
         return True
     if method == "GET":

@@ -81,6 +81,8 @@ class Child:
             lock.write(str(self._process.pid))
 
     def _claim(self, lock: IO[str]) -> None:
+        # Not filelock: the child inherits this lock and keeps it when we are killed, and LocalRedis.url_of
+        # probes it with a shared one.
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

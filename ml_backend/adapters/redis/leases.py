@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 LEASE_SECONDS = 3.0
 """After this long without a sign of its owner a project is anybody's."""
+# Not redis-py's Lock: it tells that a lease is taken but not by whom, so owner() would have to ask once more,
+# and the lease may end in between; and a process that comes back under its URL could not renew what it holds.
 CLAIM = """
 local owner = redis.call('GET', KEYS[1])
 if not owner or owner == ARGV[1] then
@@ -28,7 +30,7 @@ RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[
 
 
 class RedisLeases:
-    """``ports.Owners``: leases of ``seconds`` under this process's ``url``.
+    """``ports.Leases``: leases of ``seconds`` under this process's ``url``.
 
     What is owned is known without asking Redis, so the owner's requests cost nothing. Raises StoreError where
     Redis does not answer and the lease may be over.
