@@ -10,11 +10,11 @@ from PIL import Image
 from rich.console import Console
 
 from ml_backend.adapters.files.digits import SIDE, write_digits
-from ml_backend.adapters.processes.child import free_port
 from ml_backend.cli.progress import ConsoleNarrator
 from ml_backend.controls import parse_label_config
 from ml_backend.domain.errors import BadRequest
 from ml_backend.operations.demo import TITLE_LENGTH, _free, _images, _label_config, _title
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
