@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -12,9 +13,10 @@ import pytest
 import redis
 from hypothesis import settings
 
-from ml_backend.adapters.processes.servers import LocalLabelStudio, LocalRedis, free_port
+from ml_backend.adapters.processes.servers import LocalLabelStudio, LocalRedis
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.lock_order import OrderedLock
+from tests.ports import free_port
 
 settings.register_profile("rush", deadline=None)  # a busy machine is no error
 settings.load_profile("rush")
@@ -24,11 +26,17 @@ ROOT = Path(__file__).resolve().parents[1]
 EMAIL, PASSWORD, TOKEN = "rush@example.com", "rush-password", "0123456789abcdef0123456789abcdef01234567"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several workers share the tests: one Label Studio in all, files kept whole, long ones first."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
     for item in items:
-        if "label_studio" in getattr(item, "fixturenames", ()):
+        shared = "label_studio" in getattr(item, "fixturenames", ())
+        if shared:
             item.add_marker(pytest.mark.label_studio)
             item.add_marker(pytest.mark.timeout(900))  # the very first start migrates a database
+        item.add_marker(pytest.mark.xdist_group("label_studio" if shared else item.nodeid.partition("::")[0]))
+    items.sort(key=lambda item: (item.get_closest_marker("label_studio") is None, item.path not in slow))
 
 
 @pytest.fixture(scope="session")
@@ -89,17 +97,23 @@ def _template(environment: Path) -> Path:
     found = next(environment.glob("lib/python*/site-packages/label_studio-*.dist-info"), None)
     version = found.name.removesuffix(".dist-info").partition("-")[2] if found else "unknown"
     template = ROOT / ".cache" / "label-studio-template" / version
-    if not template.exists():
-        work = template.with_name(f"{version}.{secrets.token_hex(4)}")
-        server = _server(work / "data", environment)
-        try:
-            server.start(print)
-            server.stop()
-            for leftover in ("lock", "label-studio.log"):
-                (work / "data" / leftover).unlink(missing_ok=True)
-            if not template.exists():
-                (work / "data").rename(template)
-        finally:
-            server.stop()
-            shutil.rmtree(work, ignore_errors=True)
+    template.parent.mkdir(parents=True, exist_ok=True)
+    with template.with_name(f"{version}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # another worker may be making it
+        if not template.exists():
+            _make(template, environment)
     return template
+
+
+def _make(template: Path, environment: Path) -> None:
+    work = template.with_name(f"{template.name}.{secrets.token_hex(4)}")
+    server = _server(work / "data", environment)
+    try:
+        server.start(print)
+        server.stop()
+        for leftover in ("lock", "label-studio.log"):
+            (work / "data" / leftover).unlink(missing_ok=True)
+        (work / "data").rename(template)
+    finally:
+        server.stop()
+        shutil.rmtree(work, ignore_errors=True)

@@ -8,6 +8,7 @@ be as wrong as these: that costs audits, or finds less to take over, but never b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -131,13 +132,20 @@ def expected_errors(falling: Array) -> npt.NDArray[np.float64]:
 
 def chance(audits: int, size: int, target: Target, expected_error: float) -> float:
     """Return the probability that ``audits`` among ``size`` items certify them (binomial errors)."""
-    tolerated = target.tolerated(size)
     rate = min(1.0, expected_error + DOUBT * target.rate(size))
+    most = _most_wrong(audits, size, target)
+    return float(binom.cdf(most, audits, rate)) if most >= 0 else 0.0
+
+
+@lru_cache(maxsize=100_000)  # every look at a certificate asks for the same sizes again
+def _most_wrong(audits: int, size: int, target: Target) -> int:
+    """The most wrong audits that still certify the set; -1 where it can't be certified by so many."""
+    tolerated = target.tolerated(size)
     low, high = -1, min(audits, tolerated)
-    while low < high:  # most wrong audits that still pass
+    while low < high:
         middle = (low + high + 1) // 2
         if float(evidence(np.array([middle]), np.array([audits]), size, tolerated)[0]) >= target.proof:
             low = middle
         else:
             high = middle - 1
-    return float(binom.cdf(low, audits, rate)) if low >= 0 else 0.0
+    return low

@@ -11,7 +11,7 @@ import pytest
 from werkzeug.serving import make_server
 
 from ml_backend.adapters.label_studio.client import HttpLabelStudio
-from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
+from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.bootstrap import Container
 from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services.connecting.connect import connect
@@ -20,6 +20,7 @@ from ml_backend.services.serving.loading import ProjectPorts
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app
+from tests.ports import free_port
 
 CONFIG = """<View><Image name="image" value="$image"/>
 <Choices name="choice" toName="image"><Choice value="cat"/><Choice value="dog"/></Choices></View>"""

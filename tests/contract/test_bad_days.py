@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ml_backend.adapters.processes.servers import LocalRedis, free_port
+from ml_backend.adapters.processes.servers import LocalRedis
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.model import TaskId
@@ -17,6 +17,7 @@ from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app
 from tests.fakes import FakeIndex, World
+from tests.ports import free_port
 from tests.waiting import until
 
 

@@ -17,12 +17,13 @@ import pytest
 from pydantic import SecretStr
 
 from ml_backend.adapters.label_studio.client import HttpLabelStudio
-from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
+from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.domain.errors import LabelStudioError
 from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services.connecting import hotkeys
 from ml_backend.services.connecting.doctor import CHECKS, Finding, doctor
 from tests.contract.conftest import CONFIG, Rush
+from tests.ports import free_port
 from tests.serving import serving
 
 RED = b"\x89PNG\r\n\x1a\n some bytes are enough here"

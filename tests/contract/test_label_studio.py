@@ -14,11 +14,12 @@ from typing import Any, ClassVar
 import pytest
 
 from ml_backend.adapters.label_studio.client import PAGE, HttpLabelStudio
-from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
+from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.controls import Choices
 from ml_backend.domain.errors import BadImage, LabelStudioError, NotFound, Unauthorized
 from ml_backend.domain.model import MODEL_VERSION, PredictionId, Suggestion, TaskId
 from ml_backend.wire import prediction
+from tests.ports import free_port
 from tests.serving import serving
 
 CONFIG = """<View><Image name="image" value="$image"/>

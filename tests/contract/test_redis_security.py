@@ -14,12 +14,13 @@ import pytest
 from redis import Redis
 from redis.exceptions import RedisError
 
-from ml_backend.adapters.processes.servers import free_port, redis_executable
+from ml_backend.adapters.processes.servers import redis_executable
 from ml_backend.adapters.redis.jobs import RqJobs
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.events import StrategyChosen
 from ml_backend.domain.model import ProjectRef
+from tests.ports import free_port
 from tests.proxy import Proxy
 
 PASSWORD = "secret-secret"

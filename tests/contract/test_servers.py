@@ -17,9 +17,9 @@ from ml_backend.adapters.processes.servers import (
     LocalLabelStudio,
     LocalRedis,
     ServerError,
-    free_port,
     port_is_free,
 )
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from sklearn.datasets import load_digits
 
 from ml_backend.adapters.label_studio.client import HttpLabelStudio
 from ml_backend.adapters.processes.local_rush import LocalRush
-from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
+from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.bootstrap import Container
+from tests.ports import free_port
 from tests.product import Product, product_settings
 
 

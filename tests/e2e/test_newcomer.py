@@ -20,8 +20,9 @@ import pytest
 
 from ml_backend.adapters.files.digits import write_digits
 from ml_backend.adapters.label_studio.client import HttpLabelStudio
-from ml_backend.adapters.processes.servers import LocalRedis, free_port, port_is_free
+from ml_backend.adapters.processes.servers import LocalRedis, port_is_free
 from tests.conftest import TOKEN, _label_studio_environment, _template
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.label_studio, pytest.mark.timeout(900)]
 

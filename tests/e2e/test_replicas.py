@@ -16,10 +16,11 @@ import pytest
 from ml_backend.adapters.label_studio.client import HttpLabelStudio
 from ml_backend.adapters.processes.child import Child
 from ml_backend.adapters.processes.local_rush import LocalRush
-from ml_backend.adapters.processes.servers import LocalLabelStudio, free_port
+from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.bootstrap import Container
 from ml_backend.operations.projects import connect, import_images
 from ml_backend.web.replica_proxy import PASSED_ON
+from tests.ports import free_port
 from tests.product import Product, label_config, product_settings
 from tests.proxy import Proxy
 

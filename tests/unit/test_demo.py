@@ -11,7 +11,6 @@ from PIL import Image
 from rich.console import Console
 
 from ml_backend.adapters.files.digits import SIDE, write_digits
-from ml_backend.adapters.processes.child import free_port
 from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.cli.progress import ConsoleNarrator
 from ml_backend.controls import parse_label_config
@@ -24,6 +23,7 @@ from ml_backend.operations.demo import (
     _label_studio_environment,
     _title,
 )
+from tests.ports import free_port
 
 
 @pytest.fixture(scope="module")
