@@ -116,7 +116,7 @@ def test_a_wrong_password_is_named(start_rush: Callable[..., Rush]) -> None:
 
 def test_a_backend_that_is_not_there_is_named(rush: Rush) -> None:
     ref = rush.project()
-    lost = Rush(rush.settings.model_copy(update={"port": 1}), rush.parts, rush.studio)
+    lost = Rush(rush.settings.model_copy(update={"port": 1}), rush.container, rush.studio)
     with pytest.raises(LabelStudioError, match="RUSH_PUBLIC_URL"):
         lost.connect(ref)
 

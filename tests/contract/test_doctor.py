@@ -113,7 +113,7 @@ def test_a_label_config_with_nothing_to_predict_is_named(rush: Rush, ref: Projec
 
 
 def test_a_missing_project_stops_the_rest(rush: Rush) -> None:
-    findings = examine(rush, ProjectRef(rush.parts.origin, 999_999))
+    findings = examine(rush, ProjectRef(rush.container.origin, 999_999))
     assert set(broken(findings)) == {"project"}
     assert all(f.ok is None for f in findings if f.check not in ("token", "project"))
 
@@ -123,7 +123,7 @@ def test_a_missing_project_stops_the_rest(rush: Rush) -> None:
 
 def with_token(rush: Rush, token: str) -> Rush:
     settings = rush.settings.model_copy(update={"label_studio_api_key": SecretStr(token)})
-    return Rush(settings, rush.parts, HttpLabelStudio(rush.parts.origin, token))
+    return Rush(settings, rush.container, HttpLabelStudio(rush.container.origin, token))
 
 
 def jwt(**claims: Any) -> str:
@@ -178,7 +178,7 @@ def test_switched_off_kinds_of_tokens_and_revoked_ones_are_named(rush: Rush, ref
 
 def test_a_dead_backend_is_named(rush: Rush, ref: ProjectRef) -> None:
     port = free_port()
-    lost = Rush(rush.settings.model_copy(update={"port": port}), rush.parts, rush.studio)
+    lost = Rush(rush.settings.model_copy(update={"port": port}), rush.container, rush.studio)
     found = broken(examine(lost, ref))
     assert str(port) in found["backend"].problem
     assert "another address" in found["ML backend"].problem
@@ -191,7 +191,7 @@ def test_a_backend_that_only_label_studio_cannot_reach_is_named(
     dead = f"http://127.0.0.1:{free_port()}"
     with closing(sqlite3.connect(label_studio.folder / "label_studio.sqlite3")) as database, database:
         database.execute("UPDATE ml_mlbackend SET url = ? WHERE project_id = ?", (dead, ref.id))
-    lost = Rush(rush.settings.model_copy(update={"public_url": dead}), rush.parts, rush.studio)
+    lost = Rush(rush.settings.model_copy(update={"public_url": dead}), rush.container, rush.studio)
     found = broken(examine(lost, ref))["ML backend state"]
     assert found.value == "nothing answers there"
     assert "RUSH_PUBLIC_URL" in found.fix
@@ -365,7 +365,7 @@ def test_a_task_without_the_image_key_is_named(rush: Rush, ref: ProjectRef) -> N
 
 @pytest.mark.parametrize("allowed", ["*", "own", "other", None])
 def test_missing_cors_headers_are_named(rush: Rush, ref: ProjectRef, allowed: str | None) -> None:
-    value = {"own": rush.parts.origin, "other": "http://elsewhere.example"}.get(allowed or "", allowed)
+    value = {"own": rush.container.origin, "other": "http://elsewhere.example"}.get(allowed or "", allowed)
     with image_host(**({"Access_Control_Allow_Origin": value} if value else {})) as host:
         images(rush, ref, f"{host}/1.png")
         found = broken(examine(rush, ref)).get("images in the browser")
@@ -373,7 +373,7 @@ def test_missing_cors_headers_are_named(rush: Rush, ref: ProjectRef, allowed: st
         assert found is None
     else:
         assert found is not None
-        assert f"Access-Control-Allow-Origin: {rush.parts.origin}" in found.fix
+        assert f"Access-Control-Allow-Origin: {rush.container.origin}" in found.fix
 
 
 # ---- a Label Studio that protects private addresses
@@ -418,7 +418,7 @@ def test_the_two_switches_are_told_apart(
     studio = HttpLabelStudio(server.url, server.token)
     try:
         made = studio.call("POST", "/api/projects/", json={"title": "Guarded", "label_config": CONFIG})
-        other = Rush(settings, rush.parts, studio)
+        other = Rush(settings, rush.container, studio)
         ref = ProjectRef(server.url, made["id"])
         found = broken(examine(other, ref))
         assert f"{named}=false" in found[named].fix

@@ -30,14 +30,14 @@ for path in ("/health", "/setup", "/predict"):
     answers[path] = [answer.status_code, answer.get_json()]
 projects = model._projects()
 deadline, tries = time.monotonic() + 90, 0
-while not projects.get(1).live.counts()["labelled"] and time.monotonic() < deadline:
+while not projects.get(1).pool.counts()["labelled"] and time.monotonic() < deadline:
     if tries < 3:
         answers["/webhook"] = [client.post("/webhook", json=requests["/webhook"]).status_code]
         tries += 1
     until = time.monotonic() + 30
-    while not projects.get(1).live.counts()["labelled"] and time.monotonic() < until:
+    while not projects.get(1).pool.counts()["labelled"] and time.monotonic() < until:
         time.sleep(0.1)
-answers["counts"] = projects.get(1).live.counts()
+answers["counts"] = projects.get(1).pool.counts()
 projects.stop()
 print("ANSWERS" + json.dumps(answers))
 """

@@ -28,10 +28,11 @@ IMAGES = 400
 WORKER = """
 import logging, sys
 from ml_backend import jobs
-from ml_backend.adapters import jobs_rq, take_over
+from ml_backend.adapters.redis import jobs as jobs_rq
+from ml_backend.adapters.redis import recovery
 
 logging.basicConfig(level=logging.INFO)
-jobs.SHARD, jobs_rq.LOCK_SECONDS, take_over.LOOK_SECONDS = 40, 3.0, 0.5
+jobs.SHARD, jobs_rq.LOCK_SECONDS, recovery.LOOK_SECONDS = 40, 3.0, 0.5
 jobs_rq.run_worker(sys.argv[1], [jobs_rq.FAST])
 """
 

@@ -99,11 +99,14 @@ def test_skip_delete_and_undo_move_the_queue(product: Product, project: int) -> 
     assert (after["labelled"], after["open"]) == (before["labelled"], before["open"])
 
 
-def test_a_live_projects_labels_are_replayed(product: Product, project: int, tmp_path: Path) -> None:
+def test_a_live_projects_labels_are_replayed(
+    product: Product, project: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     before = product.status(project)
     arguments = ["simulate", "--project", str(project), "--strategy", "cluster_chain", "--labels", "20"]
     arguments += ["--seeds", "1", "--processes", "1", "--out", str(tmp_path)]
-    result = CliRunner().invoke(simulate, arguments[1:], obj=lambda: product.container)
+    monkeypatch.setattr("ml_backend.cli.simulate.open_container", lambda: product.container)
+    result = CliRunner().invoke(simulate, arguments[1:])
     assert result.exit_code == 0, result.output
     assert "own order: 20 timed answers took" in result.output
     assert "Simulated for as many answers, random:" in result.output
