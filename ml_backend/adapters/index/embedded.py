@@ -20,12 +20,12 @@ Engine = EdgeIndex | CellIndex
 class EmbeddedIndex:
     """Nearest neighbours among one project's tasks, in the engine that suits their number at each build.
 
-    Safe for many threads, for one process only; ``folder`` is emptied when the index is opened.
+    Safe for many threads, for one process only; ``folder`` is emptied when Qdrant's engine is built.
     """
 
     def __init__(self, folder: Path, graph_up_to: int = GRAPH_UP_TO) -> None:
         self._folder, self._most = folder, graph_up_to
-        self._engine: Engine = EdgeIndex(folder)
+        self._engine: Engine = CellIndex()  # nothing to make on disk before the first build
         self._changes = Changes(lambda: self._engine)
         self._retired: Engine | None = None
 
