@@ -126,21 +126,17 @@ class Learner:
     def labelled(self, ref: ProjectRef) -> Labelled:
         """All labelled tasks whose images have features."""
         tasks, control = self.state.tasks(ref), self._control_of(ref)
-        column = {label: n for n, label in enumerate(control.classes)}
-        labelled: list[tuple[TaskId, ContentKey, list[int]]] = []
+        labelled: list[tuple[TaskId, ContentKey, Array]] = []
         for task, (state, labels) in sorted(resolve_labels(self.state.annotations(ref)).items()):
-            chosen = [column[label] for label in labels if label in column]
+            known = [label for label in labels if label in control.columns]
             key = tasks.get(task)
-            if state is LabelState.LABELLED and key and (chosen or control.multiple):
-                labelled.append((task, key, chosen))
-        targets = np.zeros((len(labelled), len(control.classes)), np.int64)
-        for row, (_, _, chosen) in enumerate(labelled):
-            targets[row, chosen] = 1
+            if state is LabelState.LABELLED and key and control.answer(known) is not None:
+                labelled.append((task, key, control.target(known)))
         return Labelled(
             control,
             [task for task, _, _ in labelled],
             [key for _, key, _ in labelled],
-            targets if control.multiple else targets.argmax(axis=1),
+            np.array([target for _, _, target in labelled], np.int64).reshape(-1, *control.shape),
         ).within(self.features)
 
     def fit(
