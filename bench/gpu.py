@@ -26,7 +26,7 @@ from torch import nn
 
 from ml_backend.adapters.models import backbones
 from ml_backend.adapters.models.embedder_torch import TorchEmbedder
-from ml_backend.adapters.models.pipeline import cpus
+from ml_backend.prefetch import cpus
 
 NETWORKS = {"efficientnet-lite0": "", "resnet50": "fc", "vit_b_16": "heads"}
 """Names and the classifiers that are cut off, nothing where the weights are installed."""

@@ -21,8 +21,8 @@ from ml_backend.adapters.files.features import feature_set
 from ml_backend.adapters.models.backbones import Backbone, backbone, pixels_to_features
 from ml_backend.adapters.models.decode import DEFAULT_LIMITS, Limits, decode
 from ml_backend.adapters.models.openvino_quiet import ov
-from ml_backend.adapters.models.pipeline import cpus, in_order
 from ml_backend.domain.generation import Floats
+from ml_backend.prefetch import cpus, in_order
 
 
 class OpenVinoEmbedder:

@@ -15,9 +15,9 @@ from ml_backend.adapters.files.features import feature_set
 from ml_backend.adapters.models.backbones import backbone, pixels_to_features
 from ml_backend.adapters.models.decode import DEFAULT_LIMITS, Limits, Pixels, decode
 from ml_backend.adapters.models.devices import torch_device
-from ml_backend.adapters.models.pipeline import cpus, in_order
 from ml_backend.domain.errors import BadImage
 from ml_backend.domain.generation import Floats
+from ml_backend.prefetch import cpus, in_order
 
 
 class TorchEmbedder:

@@ -19,10 +19,10 @@ from ml_backend.adapters.models.backbones import weights_path
 from ml_backend.adapters.models.decode import DEFAULT_LIMITS, Limits, decode
 from ml_backend.adapters.models.devices import torch_device
 from ml_backend.adapters.models.finetune_training import Recipe, Taught, Training
-from ml_backend.adapters.models.pipeline import cpus, in_order
 from ml_backend.adapters.models.ranks import Progress, Ranks, together
 from ml_backend.domain.errors import BadImage
 from ml_backend.domain.generation import Array
+from ml_backend.prefetch import cpus, in_order
 
 log = logging.getLogger(__name__)
 

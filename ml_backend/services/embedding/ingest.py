@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
 from ml_backend.domain.content_hash import content_key
-from ml_backend.domain.errors import RushError
+from ml_backend.domain.errors import BadImage, RushError
 from ml_backend.domain.events import Ingested
 from ml_backend.domain.generation import Floats
 from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
 from ml_backend.ports import Embedder, Features, LabelStudio, State
+from ml_backend.prefetch import in_order
 
 log = logging.getLogger(__name__)
 
@@ -105,10 +104,9 @@ class _Ingest:
         wanted = [address for address, tasks in self.tasks_at.items() if tasks[0] not in self.embedded]
         given: set[ContentKey] = set()
         known = 0
-        for address, coming in ahead(pool, partial(download, self.studio, self.ref), wanted):
-            data = coming.result()
-            if isinstance(data, str):
-                self._fail(address, data)
+        for address, data in images(pool, self.studio, self.ref, wanted):
+            if isinstance(data, BadImage):
+                self._fail(address, str(data))
                 continue
             key = content_key(data)
             self.waiting[address] = key
@@ -157,26 +155,15 @@ class _Ingest:
         return f"{self.ref.origin} {address}"
 
 
-def download(studio: LabelStudio, ref: ProjectRef, address: str) -> bytes | str:
-    """The image's bytes, or what went wrong."""
-    try:
-        return studio.download(address, ref.id)
-    except (RushError, OSError, ValueError) as error:
-        return str(error) or type(error).__name__
+def images(
+    pool: ThreadPoolExecutor, studio: LabelStudio, ref: ProjectRef, addresses: Iterable[str]
+) -> Iterator[tuple[str, bytes | BadImage]]:
+    """(address, its image's bytes or what went wrong) in order, downloaded a little ahead."""
 
+    def download(address: str) -> bytes:
+        try:
+            return studio.download(address, ref.id)
+        except (RushError, OSError, ValueError) as error:
+            raise BadImage(str(error) or type(error).__name__) from error
 
-def ahead(
-    pool: ThreadPoolExecutor, work: Callable[[str], bytes | str], items: Iterable[str]
-) -> Iterator[tuple[str, Future[bytes | str]]]:
-    """Run ``work`` in the pool, at most AHEAD items before they are asked for; results in order."""
-    waiting: deque[tuple[str, Future[bytes | str]]] = deque()
-    try:
-        for item in items:
-            waiting.append((item, pool.submit(work, item)))
-            if len(waiting) >= AHEAD:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        for _, future in waiting:
-            future.cancel()
+    return in_order(pool, download, ((address, address) for address in addresses), AHEAD)

@@ -11,18 +11,17 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 import strategies
-from ml_backend.domain.errors import NotReady
+from ml_backend.domain.errors import BadImage, NotReady
 from ml_backend.domain.generation import Array, Floats, Generation, judged
 from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
 from ml_backend.ports import Finetuner, LabelStudio
-from ml_backend.services.embedding.ingest import THREADS, ahead, download
+from ml_backend.services.embedding.ingest import THREADS, images
 from ml_backend.services.learning.maps import fit_pca
 from ml_backend.services.learning.rounds import Learner
 from ml_backend.services.learning.train import TrainOutcome, folds, standard_error
@@ -125,9 +124,8 @@ class FinetuningRun:
         """(content key, bytes) of these tasks' images; those that can't be read are left out."""
         keys = {addresses[task]: key for task, key in wanted.items() if task in addresses}
         with ThreadPoolExecutor(THREADS, "download") as pool:
-            for address, future in ahead(pool, partial(download, self.studio, ref), keys):
-                data = future.result()
-                if isinstance(data, str):
+            for address, data in images(pool, self.studio, ref, keys):
+                if isinstance(data, BadImage):
                     log.warning("project %s: %s is left out: %s", ref.id, address, data)
                 else:
                     yield keys[address], data
