@@ -34,6 +34,8 @@ from ml_backend.services.learning.finetune import compare
 from ml_backend.settings import Settings
 from tests.fakes import FakeJobs
 
+pytestmark = pytest.mark.slow
+
 IMAGES, LABELS, SIZE, DIM = 400, 300, 64, 32
 CHOICES = "".join(f'<Choice value="{n}"/>' for n in range(10))
 CONFIG = (
