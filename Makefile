@@ -1,4 +1,5 @@
 # Two commands: `make demo` to label now, `make test` to run every check. Both install what is missing.
+# `make help` lists the others.
 
 LABEL_STUDIO_VERSION := 1.23.2
 PYTHON ?= $(shell for p in python3.12 python3.11 python3.13 python3; do \
@@ -9,23 +10,38 @@ LABEL_STUDIO := .cache/label-studio
 LABEL_STUDIO_STAMP := $(LABEL_STUDIO)/.installed-$(LABEL_STUDIO_VERSION)
 DATA ?=
 
-.PHONY: demo test test-wheel test-compose setup check pytest bench browser clean
+# Python that may not keep its bytecode compiles torch and Django anew in each of the tests' many processes.
+unexport PYTHONDONTWRITEBYTECODE
+# Each core has a worker; threads of one that wait for the other's only spin.
+pytest: export OMP_NUM_THREADS = 1
+pytest: export OPENBLAS_NUM_THREADS = 1
+
+.PHONY: demo help test unit test-wheel test-compose setup check pytest hooks bench browser clean
 
 demo: setup ## start everything with real images: make demo, or make demo DATA=folder
 	@$(BIN)/rush demo $(if $(DATA),--data "$(DATA)")
 
+help: ## list what make can do
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /:/' | awk -F: '{ printf "make %-14s %s\n", $$1, $$2 }'
+
 test: setup browser check pytest ## all checks, on a real Label Studio, Redis, Qdrant and browser
 
-setup: .venv/.installed $(LABEL_STUDIO_STAMP)
+unit: .venv/.installed ## the fast tests of pure code, below a minute
+	$(BIN)/pytest tests/unit -m "not slow" -n auto --dist loadgroup
 
-check:
+setup: .venv/.installed $(LABEL_STUDIO_STAMP) ## install all that is missing
+
+check: ## ruff, mypy and import-linter
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-pytest:
-	$(BIN)/pytest
+pytest: ## all tests, on all cores
+	$(BIN)/pytest -n auto --dist loadgroup --no-loadscope-reorder
+
+hooks: .venv/.installed ## run ruff, mypy and import-linter before each commit
+	$(BIN)/pre-commit install
 
 bench: setup ## figures: make bench BENCH_DATA=folder with cifar10-test.tar, mnist-test-10k.npz and bccd.tar
 	$(BIN)/python bench/run.py $(BENCH_DATA)
@@ -58,13 +74,13 @@ browser:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed, and none was found. Set PYTHON=…"; exit 1; }
 	@echo "Installing Rush into .venv (about 6 GB with torch, 2 to 5 minutes the first time) …"
 	@test -x $(BIN)/python || $(UV) venv -q --python $(PYTHON) .venv
-	@$(UV) pip install -p $(BIN)/python -c constraints.txt -e '.[worker,ml,simulate]' --group dev
+	@$(UV) pip install --compile-bytecode -p $(BIN)/python -c constraints.txt -e '.[worker,ml,simulate]' --group dev
 	@touch $@
 
 $(LABEL_STUDIO_STAMP): | .venv/.installed
 	@echo "Installing Label Studio $(LABEL_STUDIO_VERSION) into an environment of its own (about 1 GB, 1 minute) …"
 	@test -x $(LABEL_STUDIO)/bin/python || $(UV) venv -q --python $(PYTHON) $(LABEL_STUDIO)
-	@$(UV) pip install -p $(LABEL_STUDIO)/bin/python label-studio==$(LABEL_STUDIO_VERSION)
+	@$(UV) pip install --compile-bytecode -p $(LABEL_STUDIO)/bin/python label-studio==$(LABEL_STUDIO_VERSION)
 	@touch $@
 
 clean: ## remove environments and caches, keep .rush (your labels' state)

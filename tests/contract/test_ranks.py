@@ -17,6 +17,8 @@ from ml_backend.adapters.models.finetuner import TorchFinetuner
 from ml_backend.adapters.models.ranks import Ranks, together
 from ml_backend.domain.errors import NotReady
 
+pytestmark = pytest.mark.slow
+
 
 def steps(ranks: Ranks, device: str, tell: Any, folder: Path) -> None:
     """Three steps of a line through data that differs by rank."""

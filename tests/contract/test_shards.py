@@ -23,6 +23,8 @@ from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
 from tests.serving import serving
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(ml_backend.__file__).parents[1]
 IMAGES = 400
 WORKER = """

@@ -20,6 +20,8 @@ from ml_backend.domain.errors import SimulationError
 from ml_backend.domain.simulated_run import Options
 from ml_backend.simulation.runner import simulate, simulate_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def workers(redis_url: str, tmp_path: Path) -> Iterator[list[subprocess.Popen[bytes]]]:

@@ -204,6 +204,7 @@ def test_errors_may_be_a_share_of_all_labels_that_there_will_be(world: World) ->
     assert draw_sample(*parts, Target(0.1, 0.9), surest=0.5, of_all=True, count=13).count == 13
 
 
+@pytest.mark.slow
 def test_every_task_is_equally_likely_to_be_an_audit(world: World) -> None:
     for task in (1, 2, 3):
         world.answer(TaskId(task))

@@ -63,6 +63,7 @@ def test_where_people_label_the_rest_everything_is_the_frame_and_more_is_certifi
     assert np.median(sizes) >= 5_000 > alone.size, "the first sets, of which all may be wrong, don't end it"
 
 
+@pytest.mark.slow
 @given(
     some.integers(1, 3000), some.floats(0.005, 0.3), some.sampled_from([0.8, 0.95, 0.99]), some.integers(0, 9)
 )
@@ -76,6 +77,7 @@ def test_a_plan_is_always_possible(total, error, confidence, seed):
     assert thresholds(confidences, Target(error, confidence), found.audits)[-1].size == total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [0.02, 0.05])
 def test_a_model_that_knows_itself_is_certified_as_often_as_planned(error):
     random, certified, runs = np.random.default_rng(3), 0, 20

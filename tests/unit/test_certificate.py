@@ -209,6 +209,7 @@ def project(random, *, threshold_errors: tuple[float, float], picks: str, delta:
     return given, broken
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("picks", ["easy", "hard", "right"])
 @pytest.mark.parametrize("errors", [(0.02, 0.09), (0.055, 0.055)], ids=str)
 def test_the_promise_holds_while_a_strategy_picks_and_people_stop_when_it_suits_them(picks, errors) -> None:

@@ -71,6 +71,7 @@ def test_looking_after_every_audit_breaks_the_promise_no_more_often_than_said(po
     assert ever_too_much(population, wrong, tolerated, 0.1) <= 0.1
 
 
+@pytest.mark.slow
 def test_a_single_look_bound_would_break_its_promise_under_peeking():
     """Why the evidence is needed at all: the exact fixed-sample bound, looked at after every audit."""
     random = np.random.default_rng(5)
@@ -99,6 +100,7 @@ def test_auditing_everything_settles_it():
         assert (evidence(np.array([wrong]), np.array([100]), 100, 5)[0] == np.inf) == passes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sure", "unsure"), [(0.051, 0.051), (0.045, 0.06), (0.02, 0.2), (0.04, 0.07)], ids=str
 )
@@ -120,6 +122,7 @@ def test_certificates_are_violated_no_more_often_than_promised(sure, unsure):
     assert sure > 0.03 or accepted > 0.3 * runs, "a good model is to be certified"
 
 
+@pytest.mark.slow
 def test_errors_of_all_labels_are_certified_no_more_often_wrongly_than_promised():
     """Where people label the rest, a set may hold all the errors that all labels may."""
     random, delta, runs, total = np.random.default_rng(8), 0.1, 400, 1500

@@ -120,6 +120,7 @@ def test_before_any_draw_it_says_what_a_certificate_takes(world: World) -> None:
     assert "too few to certify 0.1 %" in rush("certify", "--error", "0.001")
 
 
+@pytest.mark.slow
 def test_from_a_draw_to_taking_over_and_back(world: World) -> None:
     said = rush("audit", "--error", "0.2", "--surest", "1", "--count", "60")
     assert "60 of the 291 surest open images are audits" in said

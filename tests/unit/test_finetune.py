@@ -34,6 +34,8 @@ from ml_backend.services.learning.finetune import compare
 from ml_backend.settings import Settings
 from tests.fakes import FakeJobs
 
+pytestmark = pytest.mark.slow
+
 IMAGES, LABELS, SIZE, DIM = 400, 300, 64, 32
 CHOICES = "".join(f'<Choice value="{n}"/>' for n in range(10))
 CONFIG = (
@@ -121,7 +123,7 @@ def container(
         _env_file=None, data_dir=tmp_path, redis_url=redis_url, backbone="tiny", image_size=SIZE, device="cpu"
     )
     made, studio = Container(settings), Digits(digits)
-    tuner = TorchFinetuner("tiny", SIZE, "cpu", tmp_path / "networks", looks=16, learning_rate=2e-3)
+    tuner = TorchFinetuner("tiny", SIZE, "cpu", tmp_path / "networks", looks=4, learning_rate=2e-3)
     made.__dict__.update(studio=studio, jobs=FakeJobs(), state=state, origin=studio.origin, finetuner=tuner)
     monkeypatch.setattr(jobs, "container", lambda: made)
     ref = made.ref(1)
@@ -295,7 +297,7 @@ def test_on_a_gpu_the_weights_are_worth_as_much(
     digits: list[Path], tmp_path: Path, container: Container
 ) -> None:
     container.__dict__["finetuner"] = TorchFinetuner(
-        "tiny", SIZE, "cuda", tmp_path, looks=16, learning_rate=2e-3
+        "tiny", SIZE, "cuda", tmp_path, looks=4, learning_rate=2e-3
     )
     plain = current(container)
     jobs.finetune(ProjectRef("http://studio", 1))

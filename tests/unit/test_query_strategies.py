@@ -256,6 +256,7 @@ def test_auto_follows_chains_only_where_it_is_in_a_chain_or_verifies() -> None:
         assert (found is not None) == follows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "share"), [("auto", 0.05), ("mix(uncertainty:0.8,random:0.2)", 0.2)])
 def test_a_share_is_kept_by_a_queue_that_is_made_anew_after_every_answer(name: str, share: float) -> None:
     items = world(60, 0.5)

@@ -141,6 +141,7 @@ def test_strategies_are_compared_over_the_same_seconds() -> None:
     assert np.isnan(rows[0].held_out_ci)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", strategies.names())
 def test_the_product_s_own_loop_learns_under_every_strategy(digits: Path, strategy: str) -> None:
     steps = simulate_run(digits, strategy, 0, Options(labels=60))["steps"]
@@ -149,6 +150,7 @@ def test_the_product_s_own_loop_learns_under_every_strategy(digits: Path, strate
     assert steps[-1]["pool"] > 0.15
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run(digits: Path) -> None:
     first, second = (simulate_run(digits, "margin", 3, Options(labels=40)) for _ in range(2))
     assert first == second
@@ -169,12 +171,14 @@ def test_held_out_images_are_never_served_and_teach_nothing(digits: Path) -> Non
     assert len(served) == 100
 
 
+@pytest.mark.slow
 def test_several_people_are_never_served_the_same_image(digits: Path) -> None:
     options = Options(labels=90, people=3, dont_know=0.1, error=0.1)
     steps = simulate_run(digits, "cluster_chain", 0, options)["steps"]
     assert 70 <= steps[-1]["labels"] < 90
 
 
+@pytest.mark.slow
 def test_runs_that_are_there_are_not_repeated(digits: Path, tmp_path: Path) -> None:
     options = Options(labels=40)
     made = simulate([digits], ["margin"], 1, options, tmp_path, on_processes(2), lambda *_: None)
@@ -191,6 +195,7 @@ def test_runs_that_are_there_are_not_repeated(digits: Path, tmp_path: Path) -> N
         simulate([digits], ["nonsense"], 1, options, tmp_path, on_processes(1), lambda *_: None)
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_table_and_pictures(digits: Path, tmp_path: Path) -> None:
     arguments = [
         "simulate",

@@ -23,6 +23,8 @@ from ml_backend.simulation.data import prepare
 from ml_backend.simulation.runner import cost_of, minutes_for
 from strategies.cost import Answer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def container(tmp_path: Path) -> Container:

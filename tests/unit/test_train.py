@@ -9,6 +9,8 @@ from ml_backend.numerics.figures import agreement, figures, fit_temperature
 from ml_backend.services.learning.maps import fit_pca
 from ml_backend.services.learning.train import folds, train
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("cat", "dog", "owl", "yak")
 WIDTH = 96
 
