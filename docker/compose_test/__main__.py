@@ -149,7 +149,8 @@ def command_line(environment: dict[str, str], variables: dict[str, str]) -> None
         else:
             compose(environment, "exec", "-T", "worker", *ours, show=True)
             ran.append(words[1])
-    note("command line", f"{'', '.join(ran)} in the worker's container: {time.monotonic() - began:.0f} s")
+    names = ", ".join(ran)
+    note("command line", f"{names} in the worker's container: {time.monotonic() - began:.0f} s")
 
 
 def looks(environment: dict[str, str], doctor: list[str]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -14,13 +13,14 @@ from ml_backend.domain.events import ProjectUpdated, TasksCreated
 from ml_backend.domain.model import MODEL_VERSION
 from ml_backend.services.serving.events import handle
 from ml_backend.services.serving.registry import Projects
+from ml_backend.version import version
 from ml_backend.wire import PredictJson, SetupJson, TaskJson, parse, project_id, webhook
 
 
 def routes(projects: Projects, elsewhere: Callable[[], list[dict[str, Any]]]) -> Blueprint:
     """All routes over the projects; ``elsewhere`` gives the status of those that other replicas own."""
     api = Blueprint("rush", __name__)
-    running = version("label-studio-rush")
+    running = version()
 
     @api.get("/")
     @api.get("/health")
