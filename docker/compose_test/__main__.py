@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import itertools
 import json
 import os
 import subprocess
@@ -159,15 +158,16 @@ def looks(environment: dict[str, str], doctor: list[str]) -> int:
     Importer and backend may both fill the queue: Rush deletes a task's second prediction seconds later.
     """
     end = time.monotonic() + 60
-    for count in itertools.count(1):
+    count = 1
+    while True:
         try:
             compose(environment, "exec", "-T", "worker", *doctor, show=True)
-            break
+            return count
         except SystemExit:
             if time.monotonic() > end:
                 raise
-            time.sleep(3)
-    return count
+        count += 1
+        time.sleep(3)
 
 
 def missed(token: str, intended: list[object], served: object) -> None:
