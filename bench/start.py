@@ -71,12 +71,20 @@ def get(url: str, body: Any = None) -> bool:
         return False
 
 
-def start(settings: Settings, images: int) -> dict[str, float]:
-    """Seconds from the start of the process to /health and to a suggestion, and memory after it."""
-    environment = os.environ | settings.environment() | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+def start(settings: Settings, images: int, *, workers: bool) -> dict[str, float]:
+    """Seconds from the start of the process to /health and to a suggestion, and memory after it.
+
+    With ``workers`` the two of ``rush start`` are started just before it.
+    """
+    environment = os.environ | settings.environment()
+    alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    rush, found = [sys.executable, "-m", "ml_backend.cli"], dict[str, float]()
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "ml_backend.cli", "serve"], env=environment)
-    found: dict[str, float] = {}
+    beside = [
+        subprocess.Popen([*rush, "worker", "--only", only], env=environment, stderr=subprocess.DEVNULL)
+        for only in (("fast", "slow") if workers else ())
+    ]
+    process = subprocess.Popen([*rush, "serve"], env=environment | alone, stderr=subprocess.DEVNULL)
     try:
         ask = {"tasks": [{"id": images, "data": {"image": "/x.jpg"}}], "project": f"{PROJECT}.1"}
         for name, path, body in (("health", "/health", None), ("first_answer", "/predict", ask)):
@@ -89,8 +97,10 @@ def start(settings: Settings, images: int) -> dict[str, float]:
         status = Path(f"/proc/{children[0] if children else process.pid}/status").read_text()
         found["resident_mb"] = next(int(x.split()[1]) / 1024 for x in status.splitlines() if "VmRSS" in x)
     finally:
-        process.terminate()
-        process.wait(30)
+        for each in (process, *beside):
+            each.terminate()
+        for each in (process, *beside):
+            each.wait(30)
     return found
 
 
@@ -117,11 +127,14 @@ def main() -> None:
                 log_level="ERROR",
             )
             prepare(Container(settings), options.images, options.labels, options.classes)
-            rows = [start(settings, options.images) for _ in range(options.starts)]
+            figures: dict[str, Any] = {"images": options.images, "labels": options.labels}
+            for name, workers in (("backend alone", False), ("with two workers", True)):
+                rows = [start(settings, options.images, workers=workers) for _ in range(options.starts)]
+                middle = {key: round(float(np.median([row[key] for row in rows])), 2) for key in rows[0]}
+                figures[name] = middle
         finally:
             redis.stop()
-    median = {name: round(float(np.median([row[name] for row in rows])), 2) for name in rows[0]}
-    report("start", {"images": options.images, "labels": options.labels, "median": median}, options.out)
+    report("start", figures, options.out)
 
 
 if __name__ == "__main__":

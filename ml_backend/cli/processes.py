@@ -32,11 +32,11 @@ def serve() -> None:
 )
 def worker(only: str | None) -> None:
     """Run a worker: fast jobs embed and sync, slow ones train, lay out maps and write them back."""
+    os.nice(NICE)  # before anything heavy is loaded: the backend beside it is starting, too
     from ml_backend import jobs
 
     container = open_container(logs=True)
     _ = container.redis_url  # where there is none it says so, before anything is warmed up
-    os.nice(NICE)
     if only in ("slow", None):
         jobs.warm()
     container.work(only)
