@@ -1,4 +1,4 @@
-"""Exact nearest neighbours of every row among all rows, block by block, in plain numpy."""
+"""Exact nearest neighbours by products of unit vectors, block by block, in plain numpy."""
 
 from __future__ import annotations
 
@@ -28,29 +28,38 @@ def nearest(
         if own is not None:
             known = np.flatnonzero(own[block] >= 0)
             similarities[known, own[block][known]] = 2.0
-        near = _largest(similarities, k)
-        found = np.take_along_axis(similarities, near, axis=1)
-        order = np.argsort(-found, axis=1, kind="stable")
-        indices[block] = np.take_along_axis(near, order, axis=1)
-        cosines[block] = np.take_along_axis(found, order, axis=1)
+        indices[block], cosines[block] = largest(similarities, k)
     return indices, cosines
 
 
-def _largest(similarities: Floats, k: int) -> npt.NDArray[np.int64]:
+def largest(values: Floats, k: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Return positions (n, k) and values (n, k) of the ``k`` largest of each row, largest first.
+
+    ``k`` is cut to the number of columns. As fast as torch's topk over 10,000 columns.
+    """
+    k = min(k, values.shape[1])
+    if k <= 0:
+        return np.empty((len(values), 0), np.int64), np.empty((len(values), 0), np.float32)
+    near = np.sort(_positions(values, k), axis=1)  # equal values in the order of their columns
+    found = np.take_along_axis(values, near, axis=1)
+    order = np.argsort(-found, axis=1, kind="stable")
+    return np.take_along_axis(near, order, axis=1), np.take_along_axis(found, order, axis=1)
+
+
+def _positions(values: Floats, k: int) -> npt.NDArray[np.int64]:
     """Positions of the ``k`` largest values of each row, in any order.
 
-    The k largest lie in the k groups with the largest maxima: to look into those alone is six times
-    faster than one argpartition over 10,000 columns.
+    The k largest lie in the k groups with the largest maxima: to look into those alone takes half the time
+    of one argpartition over 10,000 columns, but twice its time over 1,000.
     """
-    n, m = similarities.shape
+    n, m = values.shape
     groups = m // GROUP
-    if groups <= k:
-        return np.argpartition(-similarities, k - 1, axis=1)[:, :k]
-    head = similarities[:, : groups * GROUP].reshape(n, groups, GROUP)
+    if groups <= 4 * k:
+        return np.argpartition(-values, k - 1, axis=1)[:, :k]
+    head = values[:, : groups * GROUP].reshape(n, groups, GROUP)
     best = np.argpartition(-head.max(axis=2), k - 1, axis=1)[:, :k]
     candidates = (best[:, :, None] * GROUP + np.arange(GROUP)).reshape(n, -1)
     tail = np.broadcast_to(np.arange(groups * GROUP, m), (n, m - groups * GROUP))
     candidates = np.concatenate([candidates, tail], axis=1)
-    values = np.take_along_axis(similarities, candidates, axis=1)
-    inside = np.argpartition(-values, k - 1, axis=1)[:, :k]
+    inside = np.argpartition(-np.take_along_axis(values, candidates, axis=1), k - 1, axis=1)[:, :k]
     return np.take_along_axis(candidates, inside, axis=1)

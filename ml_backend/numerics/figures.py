@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ml_backend.domain.generation import Array, Floats
+from ml_backend.numerics.exact_knn import nearest
 
 FLOOR = 1e-3
 """Least probability that log-loss counts: one sure error must not outweigh a thousand answers."""
@@ -60,9 +61,7 @@ def agreement(vectors: Floats, truth: Array, *, multiple: bool, k: int = 10) -> 
     k = int(np.clip(n // (2 * max(kinds, 1)), 1, k))
     if n <= k:
         return np.zeros(n, np.float32)
-    similarities = vectors @ vectors.T
-    np.fill_diagonal(similarities, -np.inf)
-    near = np.argpartition(-similarities, k - 1, axis=1)[:, :k]
+    near = nearest(vectors, vectors, k + 1, np.arange(n))[0][:, 1:]
     if not multiple:
         return np.asarray((truth[near] == truth[:, None]).mean(axis=1), np.float32)
     both = (truth[near] * truth[:, None]).sum(axis=2)

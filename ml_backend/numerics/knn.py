@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ml_backend.domain.generation import Array, Floats
+from ml_backend.numerics.exact_knn import nearest
 
 SHARPNESS = 0.1
 """A neighbour that is this much less similar than the nearest one has 1/e of its vote."""
@@ -44,18 +45,13 @@ def vote(similarities: Array, targets: Array, classes: int, *, multiple: bool) -
 def vote_all(
     queries: Floats, teachers: Floats, teacher_targets: Array, classes: int, k: int, *, multiple: bool
 ) -> Floats:
-    """Return ``vote`` (n, C) of each query's ``k`` nearest teachers, found exactly, block by block.
+    """Return ``vote`` (n, C) of each query's ``k`` nearest teachers, found exactly.
 
     ``queries`` (n, d) and ``teachers`` (m, d) are unit vectors, ``teacher_targets`` (m,) or (m, C).
     """
     out = np.zeros((len(queries), classes), np.float32)
-    k = min(k, len(teachers))
-    if not k:
-        return out
-    for start in range(0, len(queries), BLOCK):
-        similarities = queries[start : start + BLOCK] @ teachers.T
-        near = np.argpartition(-similarities, k - 1, axis=1)[:, :k]
-        out[start : start + BLOCK] = vote(
-            np.take_along_axis(similarities, near, axis=1), teacher_targets[near], classes, multiple=multiple
-        )
+    for start in range(0, len(queries), BLOCK):  # the labels of all neighbours of all queries would not fit
+        block = slice(start, start + BLOCK)
+        near, similarities = nearest(queries[block], teachers, k)
+        out[block] = vote(similarities, teacher_targets[near], classes, multiple=multiple)
     return out

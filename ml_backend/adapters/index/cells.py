@@ -14,6 +14,7 @@ import numpy as np
 from ml_backend.adapters.index.changes import Changes
 from ml_backend.domain.generation import Array, Floats
 from ml_backend.domain.model import LabelState
+from ml_backend.numerics.exact_knn import largest
 from strategies.clusters import centres, nearest
 
 EXACT = 20_000
@@ -149,9 +150,8 @@ class CellIndex:
         if not found:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         rows, near = np.concatenate([each[0] for each in found]), np.concatenate([each[1] for each in found])
-        best = np.argpartition(-near, k - 1)[:k] if k < len(near) else np.arange(len(near))
-        best = best[np.argsort(-near[best], kind="stable")]
-        return store.ids[rows[best]], near[best].astype(np.float32)
+        [best], [cosines] = largest(near[None], k)
+        return store.ids[rows[best]], cosines.astype(np.float32)
 
     def vectors(self, space: str, tasks: Sequence[int]) -> dict[int, Floats]:
         """Stored vectors of these tasks; unknown ones are left out."""
