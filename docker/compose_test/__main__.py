@@ -132,7 +132,8 @@ def label(variables: dict[str, str]) -> None:
 
 def command_line(environment: dict[str, str], variables: dict[str, str]) -> None:
     """The README's commands in the worker's container, for a project that somebody made on the page."""
-    compose(environment, "run", "--rm", "-T", "--no-deps", "demo", "cp", "-r", "/files/digits/3", PHOTOS)
+    some = f"mkdir {PHOTOS} && ls /files/digits/3/* | head -12 | xargs cp -t {PHOTOS}"
+    compose(environment, "run", "--rm", "-T", "--no-deps", "demo", "sh", "-c", some)
     token = f"Token {variables['LABEL_STUDIO_API_KEY']}"
     empty = {"title": "Made on the page", "label_config": "<View></View>"}
     project = int(call("POST", "/api/projects/", empty, auth=token)["id"])  # type: ignore[index]
@@ -142,9 +143,30 @@ def command_line(environment: dict[str, str], variables: dict[str, str]) -> None
         if words[0] != "rush" or words[1] == "start":  # the containers are what these would start
             continue
         ours = [PHOTOS if word == "photos/" else word for word in readme.for_project(words, project)]
-        compose(environment, "exec", "-T", "worker", *ours, show=True)
-        ran.append(" ".join(words[1:]))
-    note("command line", f"{'; '.join(ran)}: all well after {time.monotonic() - began:.0f} s")
+        if words[1] == "doctor":
+            ran.append(f"doctor (well at look {looks(environment, ours)})")
+        else:
+            compose(environment, "exec", "-T", "worker", *ours, show=True)
+            ran.append(words[1])
+    note("command line", f"{', '.join(ran)} in the worker: {time.monotonic() - began:.0f} s")
+
+
+def looks(environment: dict[str, str], doctor: list[str]) -> int:
+    """How many times the doctor looked until all was well; SystemExit with what it said within a minute.
+
+    Importer and backend may both fill the queue: Rush deletes a task's second prediction seconds later.
+    """
+    end = time.monotonic() + 60
+    count = 1
+    while True:
+        try:
+            compose(environment, "exec", "-T", "worker", *doctor, show=True)
+            return count
+        except SystemExit:
+            if time.monotonic() > end:
+                raise
+            count += 1
+            time.sleep(3)
 
 
 def missed(token: str, intended: list[object], served: object) -> None:
