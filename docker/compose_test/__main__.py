@@ -148,8 +148,7 @@ def command_line(environment: dict[str, str], variables: dict[str, str]) -> None
         else:
             compose(environment, "exec", "-T", "worker", *ours, show=True)
             ran.append(words[1])
-    names = ", ".join(ran)
-    note("command line", f"{names} in the worker's container: {time.monotonic() - began:.0f} s")
+    note("command line", f"{', '.join(ran)} in the worker: {time.monotonic() - began:.0f} s")
 
 
 def looks(environment: dict[str, str], doctor: list[str]) -> int:
@@ -166,8 +165,8 @@ def looks(environment: dict[str, str], doctor: list[str]) -> int:
         except SystemExit:
             if time.monotonic() > end:
                 raise
-        count += 1
-        time.sleep(3)
+            count += 1
+            time.sleep(3)
 
 
 def missed(token: str, intended: list[object], served: object) -> None:
