@@ -350,13 +350,14 @@ class MemoryPorts:
 def memory_ports(label_config: str, strategy: str) -> MemoryPorts:
     """Ports in memory for a project with this label config and strategy."""
     from ml_backend.adapters import memory
+    from ml_backend.adapters.index.exact import ExactIndex
     from ml_backend.adapters.models.trainer_torch import TorchTrainer
 
     return MemoryPorts(
         cast(State, memory.MemoryState(label_config=label_config, strategy=strategy)),
         cast(Artifacts, memory.MemoryArtifacts()),
         memory.MemoryStudio(),
-        lambda project: cast(Index, memory.MemoryIndex()),
+        lambda project: ExactIndex(),
         cast(Jobs, memory.MemoryJobs()),
         TorchTrainer("cpu"),
         lambda keys, features: cast(Features, memory.MemoryFeatures(keys, features)),

@@ -1,11 +1,11 @@
-"""Hand-written stand-ins for what can't be real in a unit test: Label Studio, the index, the job queue."""
+"""Hand-written stand-ins for what can't be real in a unit test: Label Studio and the job queue."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 
 from ml_backend.adapters.files.artifacts import FileArtifacts
 from ml_backend.adapters.files.features import FileFeatures
+from ml_backend.adapters.index.exact import ExactIndex
 from ml_backend.adapters.memory import MemoryStudio
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import LabelStudioError
@@ -29,6 +30,7 @@ from ml_backend.domain.model import (
     ProjectRef,
     TaskId,
 )
+from ml_backend.ports import Index
 from ml_backend.services.serving.loading import ProjectPorts
 from ml_backend.services.serving.project import Project
 from ml_backend.settings import Settings
@@ -71,49 +73,6 @@ class FakeLabelStudio(MemoryStudio):
         return super().predictions(project, tasks)
 
 
-class FakeIndex:
-    """Exact neighbours by brute force."""
-
-    def __init__(self) -> None:
-        self.state: dict[int, LabelState] = {}
-        self.spaces: dict[int, dict[str, Floats]] = {}
-
-    def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
-        self.state, self.spaces = {}, {}
-        self.upsert(tasks, vectors, states)
-
-    def upsert(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
-        for n, task in enumerate(np.asarray(tasks).tolist()):
-            self.state[task] = LabelState(int(states[n]))
-            self.spaces[task] = {space: rows[n].copy() for space, rows in vectors.items()}
-
-    def mark(self, tasks: Sequence[int], state: LabelState) -> None:
-        for task in tasks:
-            if task in self.state:
-                self.state[task] = state
-
-    def delete(self, tasks: Sequence[int]) -> None:
-        for task in tasks:
-            self.state.pop(task, None)
-            self.spaces.pop(task, None)
-
-    def neighbours(self, space: str, vector: Floats, k: int, state: LabelState) -> tuple[Array, Floats]:
-        ids = np.array([task for task, found in self.state.items() if found == state], np.int64)
-        if not len(ids):
-            return ids, np.empty(0, np.float32)
-        near = np.stack([self.spaces[task][space] for task in ids.tolist()]) @ vector
-        order = np.argsort(-near, kind="stable")[:k]
-        return ids[order], near[order]
-
-    def vectors(self, space: str, tasks: Sequence[int]) -> dict[int, Floats]:
-        return {task: self.spaces[task][space] for task in tasks if task in self.spaces}
-
-    def __len__(self) -> int:
-        return len(self.state)
-
-    def close(self) -> None: ...
-
-
 class FakeJobs:
     """Remembers what was to be done."""
 
@@ -125,6 +84,17 @@ class FakeJobs:
 
     def waits(self, job: str, project: ProjectRef) -> bool:
         return any(asked == job for asked, _ in self.asked)
+
+
+def states_in(index: Index) -> dict[int, LabelState]:
+    """The label state of every task that has a vector."""
+    query = np.zeros(SPACE_DIM, np.float32)
+    return {
+        int(task): state
+        for space in ("raw", "head")
+        for state in LabelState
+        for task in index.neighbours(space, query, len(index), state)[0]
+    }
 
 
 def key_of(task: int) -> ContentKey:
@@ -151,7 +121,7 @@ class World:
     embedded: bool = True
     studio: FakeLabelStudio = field(default_factory=FakeLabelStudio)
     jobs: FakeJobs = field(default_factory=FakeJobs)
-    index: FakeIndex = field(default_factory=FakeIndex)
+    index: ExactIndex = field(default_factory=ExactIndex)
     last: int = 0
 
     def __post_init__(self) -> None:

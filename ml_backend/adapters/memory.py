@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import NotFound
 from ml_backend.domain.events import Event
-from ml_backend.domain.generation import Array, Floats, Generation, Projection
+from ml_backend.domain.generation import Array, Generation, Projection
 from ml_backend.domain.model import (
     MODEL_VERSION,
     Annotation,
     AnnotationId,
     ContentKey,
-    LabelState,
     PredictionId,
     PredictionRow,
     ProjectRef,
@@ -126,46 +123,6 @@ class MemoryArtifacts:
 
     def publish_projection(self, project: ProjectRef, projection: Projection) -> None:
         self._projection = projection
-
-
-class MemoryIndex:
-    """``ports.Index``, exact: one product with all vectors per query."""
-
-    def __init__(self) -> None:
-        self.build(np.empty(0, np.int64), {}, np.empty(0, np.int8))
-
-    def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
-        self._ids = np.asarray(tasks, np.int64)
-        self._row = {int(task): row for row, task in enumerate(self._ids.tolist())}
-        self._states = np.array(states, np.int8)
-        self._spaces = {space: np.asarray(rows, np.float32) for space, rows in vectors.items()}
-
-    def upsert(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
-        raise NotImplementedError("A simulated project gets no further images.")
-
-    def mark(self, tasks: Sequence[int], state: LabelState) -> None:
-        self._states[[self._row[int(task)] for task in tasks if int(task) in self._row]] = state
-
-    def delete(self, tasks: Sequence[int]) -> None:
-        self._states[[self._row[int(task)] for task in tasks if int(task) in self._row]] = -1
-
-    def neighbours(self, space: str, vector: Floats, k: int, state: LabelState) -> tuple[Array, Floats]:
-        there = self._states == state
-        if space not in self._spaces or not there.any():
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        near = np.where(there, self._spaces[space] @ vector, -np.inf)
-        k = min(k, int(there.sum()))
-        best = np.argpartition(-near, k - 1)[:k]
-        best = best[np.argsort(-near[best], kind="stable")]
-        return self._ids[best], near[best]
-
-    def vectors(self, space: str, tasks: Sequence[int]) -> dict[int, Floats]:
-        return {task: self._spaces[space][self._row[task]] for task in tasks if task in self._row}
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-    def close(self) -> None: ...
 
 
 class MemoryJobs:

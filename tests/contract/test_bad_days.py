@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ml_backend.adapters.index.exact import ExactIndex
 from ml_backend.adapters.processes.servers import LocalRedis
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import StoreError
@@ -16,7 +17,7 @@ from ml_backend.domain.model import TaskId
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app
-from tests.fakes import FakeIndex, World
+from tests.fakes import World
 from tests.ports import free_port
 from tests.waiting import until
 
@@ -91,7 +92,7 @@ def test_an_index_that_goes_away_is_caught_up_with_and_complained_of_once(
 
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.ERROR, "ml_backend.services"):
         for name in ("mark", "neighbours", "upsert", "__len__"):
-            patch.setattr(FakeIndex, name, away)
+            patch.setattr(ExactIndex, name, away)
         assert client.post("/webhook", json=event).status_code == 503  # met by a webhook alone
         time.sleep(5.0)
         assert projects._lost

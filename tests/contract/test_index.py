@@ -1,4 +1,4 @@
-"""The contract of ports.Index, on both engines and against brute force."""
+"""The contract of ports.Index, on every engine and against a plain dictionary."""
 
 import contextlib
 import threading
@@ -18,22 +18,24 @@ from ml_backend.adapters.index import qdrant as index_qdrant
 from ml_backend.adapters.index.cells import CellIndex
 from ml_backend.adapters.index.edge import EdgeIndex
 from ml_backend.adapters.index.embedded import EmbeddedIndex
+from ml_backend.adapters.index.exact import ExactIndex
 from ml_backend.adapters.index.qdrant import QdrantIndex
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.generation import Array, Floats, normalise
 from ml_backend.domain.model import SPACE_DIM, LabelState
 from ml_backend.ports import Index
-from tests.fakes import FakeIndex
 
 pytestmark = [  # what qdrant-client's local mode says of itself
     pytest.mark.filterwarnings("ignore:Payload indexes have no effect:UserWarning"),
     pytest.mark.filterwarnings("ignore:Local mode performs exact:UserWarning"),
 ]
-ENGINES = ("edge", "cells", "embedded", "qdrant")
+ENGINES = ("exact", "edge", "cells", "embedded", "qdrant")
 OPEN, LABELLED, SKIPPED = LabelState.OPEN, LabelState.LABELLED, LabelState.SKIPPED
 
 
 def opened(engine: str, folder: Path) -> Index:
+    if engine == "exact":
+        return ExactIndex()
     if engine == "cells":
         return CellIndex()
     if engine == "embedded":  # two engines that take turns
@@ -71,34 +73,44 @@ OPERATIONS = st.one_of(
 @pytest.mark.parametrize("engine", ENGINES)
 @given(operations=st.lists(OPERATIONS, max_size=8), k=st.integers(0, 15), seed=st.integers(0, 99))
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_history_answers_as_brute_force_does(
+def test_any_history_answers_as_a_dictionary_does(
     engine: str, operations: list[tuple], k: int, seed: int, tmp_path: Path
 ) -> None:
-    reference = FakeIndex()
+    stored_state: dict[int, LabelState] = {}
+    stored_vectors: dict[int, dict[str, Floats]] = {}
     with contextlib.closing(opened(engine, tmp_path)) as index:
         for name, tasks, *rest in operations:
-            for one in (index, reference):
-                if name == "delete":
-                    one.delete(tasks)
-                elif name == "mark":
-                    one.mark(tasks, *rest)
-                else:
-                    state, origin, both = rest
-                    spaces = ("raw", "head") if both else ("raw",)
-                    vectors = {s: rows(len(tasks), origin + n) for n, s in enumerate(spaces)}
-                    ids, states = np.array(tasks, np.int64), np.full(len(tasks), state, np.int8)
-                    getattr(one, name)(ids, vectors, states)
-        assert len(index) == len(reference)
+            if name == "delete":
+                index.delete(tasks)
+                for task in tasks:
+                    stored_state.pop(task, None)
+                    stored_vectors.pop(task, None)
+            elif name == "mark":
+                index.mark(tasks, *rest)
+                stored_state |= {task: rest[0] for task in tasks if task in stored_state}
+            else:
+                state, origin, both = rest
+                spaces = ("raw", "head") if both else ("raw",)
+                vectors = {s: rows(len(tasks), origin + n) for n, s in enumerate(spaces)}
+                ids, states = np.array(tasks, np.int64), np.full(len(tasks), state, np.int8)
+                getattr(index, name)(ids, vectors, states)
+                if name == "build":
+                    stored_state.clear()
+                    stored_vectors.clear()
+                for n, task in enumerate(tasks):
+                    stored_state[task] = state
+                    stored_vectors[task] = {space: found[n] for space, found in vectors.items()}
+        assert len(index) == len(stored_state)
         everything = range(15)
         for space in ("raw", "head"):
-            known = {t: found[space] for t, found in reference.spaces.items() if space in found}
+            known = {t: found[space] for t, found in stored_vectors.items() if space in found}
             stored = index.vectors(space, everything)
             assert stored.keys() == known.keys()
             assert all(np.allclose(stored[task], known[task], atol=1e-5) for task in known)
             for state in LabelState:
                 query = rows(1, seed)[0]
                 ids, near = index.neighbours(space, query, k, state)
-                there = [task for task in known if reference.state[task] == state]
+                there = [task for task in known if stored_state[task] == state]
                 expected = sorted((float(known[task] @ query) for task in there), reverse=True)[:k]
                 assert ids.dtype == np.int64
                 assert set(ids.tolist()) <= set(there)

@@ -8,13 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ml_backend.adapters.files.features import FileFeatures
+from ml_backend.adapters.index.exact import ExactIndex
 from ml_backend.controls import parse_label_config
 from ml_backend.domain.generation import Generation, Head, Pca
 from ml_backend.domain.model import SPACE_DIM, Annotation, AnnotationId, LabelState, ProjectRef, TaskId
 from ml_backend.services.queue.index_mirror import IndexMirror
 from ml_backend.services.queue.pool import ProjectPool
 from ml_backend.services.queue.view import view
-from tests.fakes import CONFIG, MULTIPLE, FakeIndex, key_of, points
+from tests.fakes import CONFIG, MULTIPLE, key_of, points, states_in
 
 REF = ProjectRef("http://studio", 1)
 COUNT = 6
@@ -31,25 +32,32 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> FileFeatures:
 
 def pool_of(config: str, generation: Generation = GENERATION) -> ProjectPool:
     pool = ProjectPool(REF, parse_label_config(config), generation)
-    pool.mirror = IndexMirror(FakeIndex())
+    pool.mirror = IndexMirror(ExactIndex())
     return pool
 
 
-def indexed(pool: ProjectPool) -> FakeIndex:
+def indexed(pool: ProjectPool) -> dict[int, LabelState]:
+    """The label state of every task in its index."""
     assert pool.mirror is not None
-    assert isinstance(pool.mirror.index, FakeIndex)
-    return pool.mirror.index
+    return states_in(pool.mirror.index)
+
+
+def spaces(pool: ProjectPool) -> set[str]:
+    """The spaces that its index holds."""
+    assert pool.mirror is not None
+    return {space for space in ("raw", "head") if pool.mirror.index.vectors(space, list(TASKS))}
 
 
 def seen(pool: ProjectPool) -> dict[int, object]:
     """What matters of every task that still exists."""
+    states = indexed(pool)
     return {
         task: (
             int(pool.states[row]),
             pool.labels_of(row),
             bool(pool.embedded[row]),
             pool.raw[row].tobytes(),
-            indexed(pool).state.get(task),
+            states.get(task),
         )
         for task, row in pool.row_of.items()
         if pool.has(task)
@@ -105,7 +113,7 @@ def test_any_sequence_of_events_ends_like_a_fresh_load(
     mirror.build(fresh)
     fresh.mirror = mirror
     assert seen(pool) == seen(fresh)
-    assert set(indexed(pool).state) == set(indexed(fresh).state)
+    assert set(indexed(pool)) == set(indexed(fresh))
 
 
 @given(cuts=st.lists(st.integers(0, COUNT), max_size=4), late=st.sets(st.sampled_from(sorted(TASKS))))
@@ -131,7 +139,7 @@ def test_what_a_machine_made_closes_its_task_and_teaches_nothing(features: FileF
     pool.add(TASKS, features, None)
     pool.apply(Annotation(AnnotationId(1), TaskId(1), 1, ("a",), machine=True))
     assert not pool.open()[pool.row_of[TaskId(1)]]
-    assert (pool.labels_of(pool.row_of[TaskId(1)]), indexed(pool).state[1]) == ((), LabelState.MACHINE)
+    assert (pool.labels_of(pool.row_of[TaskId(1)]), indexed(pool)[1]) == ((), LabelState.MACHINE)
     assert (pool.counts()["labelled"], pool.counts()["machine"]) == (0, 1)
     pool.apply(Annotation(AnnotationId(2), TaskId(1), 2, ("b",)))
     assert pool.labels_of(pool.row_of[TaskId(1)]) == ("b",)
@@ -148,7 +156,7 @@ def test_a_deleted_task_that_comes_back_is_open_and_found_again(features: FileFe
     assert not pool.apply(Annotation(AnnotationId(2), TaskId(1), 1, ("a",)))
     pool.add({TaskId(1): TASKS[TaskId(1)]}, features, None)
     assert seen(pool)[1][:3] == (0, (), True)
-    assert indexed(pool).state[1] == 0
+    assert indexed(pool)[1] == 0
 
 
 def test_what_changed_since_the_index_was_built_is_marked(features: FileFeatures) -> None:
@@ -159,7 +167,7 @@ def test_what_changed_since_the_index_was_built_is_marked(features: FileFeatures
     pool.mirror = mirror
     pool.load_annotations([Annotation(AnnotationId(1), TaskId(3), 1, ("b",))])
     mirror.mark_changes(pool)
-    assert [indexed(pool).state[task] for task in (2, 3)] == [0, 1]
+    assert [indexed(pool)[task] for task in (2, 3)] == [0, 1]
 
 
 def test_strategies_see_class_names_head_vectors_and_how_right_the_head_was(features: FileFeatures) -> None:
@@ -200,8 +208,8 @@ def test_the_index_holds_what_is_searched_and_no_more(
     trained = replace(GENERATION, head=head, classes=("a", "b", "c"), space=space, suggester=suggester)
     pool = pool_of(CONFIG, trained)
     pool.add(TASKS, features, None)
-    assert {name for each in indexed(pool).spaces.values() for name in each} == searched
+    assert spaces(pool) == searched
     pool.mirror.build(pool)
-    assert {name for each in indexed(pool).spaces.values() for name in each} == searched
+    assert spaces(pool) == searched
     pool.mirror.build(pool, also=frozenset({"raw", "head"}))
-    assert {name for each in indexed(pool).spaces.values() for name in each} == {"raw", "head"}
+    assert spaces(pool) == {"raw", "head"}

@@ -16,7 +16,7 @@ from ml_backend.domain.model import EMPTY, AnnotationId, LabelState, Task, TaskI
 from ml_backend.services.queue import order
 from ml_backend.services.serving.maintenance import Maintenance
 from strategies import registry
-from tests.fakes import World
+from tests.fakes import World, states_in
 
 QUEUED = [
     "cluster_chain",
@@ -123,7 +123,7 @@ def test_a_skip_delivered_twice_leaves_the_chain_where_it_is(world: World, numbe
 def test_a_skip_gives_no_label_away_and_the_chain_goes_on(world: World) -> None:
     skipped = world.answer(TaskId(1)).task
     move = world.answer(skipped, skipped=True)
-    assert world.index.state[skipped] == LabelState.SKIPPED
+    assert states_in(world.index)[skipped] == LabelState.SKIPPED
     assert world.label_of(move.task) == "a"
     assert world.queue.sessions[1].history == [1]
 
@@ -303,7 +303,7 @@ def test_answers_that_arrive_while_everything_is_reloaded_are_all_there_afterwar
         for one in work:
             one.result()
     assert world.project.pool.counts()["labelled"] == 120
-    assert set(world.index.state.values()) == {LabelState.LABELLED}
+    assert set(states_in(world.index).values()) == {LabelState.LABELLED}
     world.project.queue.window.resolve(world.project.pool, world.studio)
     held = [row.task for row in world.studio.predictions(1)]
     assert len(held) == len(set(held))
