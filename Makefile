@@ -27,7 +27,7 @@ help: ## list what make can do
 test: setup browser check pytest ## all checks, on a real Label Studio, Redis, Qdrant and browser
 
 unit: .venv/.installed ## the fast tests of pure code, below a minute
-	$(BIN)/pytest tests/unit -m "not slow" -n auto --dist loadgroup
+	$(BIN)/pytest tests/unit -m "not slow" -n auto --dist loadscope
 
 setup: .venv/.installed $(LABEL_STUDIO_STAMP) ## install all that is missing
 
@@ -38,7 +38,7 @@ check: ## ruff, mypy and import-linter
 	$(BIN)/lint-imports
 
 pytest: ## all tests, on all cores
-	$(BIN)/pytest -n auto --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -n auto --dist loadscope --no-loadscope-reorder
 
 hooks: .venv/.installed ## run ruff, mypy and import-linter before each commit
 	$(BIN)/pre-commit install

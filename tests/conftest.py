@@ -8,10 +8,12 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from ml_backend.adapters.processes.servers import LocalLabelStudio, LocalRedis
 from ml_backend.adapters.redis.state import RedisState
@@ -23,20 +25,35 @@ settings.load_profile("rush")
 OrderedLock.strict = True
 
 ROOT = Path(__file__).resolve().parents[1]
+ONE_LABEL_STUDIO = {
+    *("test_accept", "test_connect", "test_doctor", "test_label_studio", "test_sdk_import"),
+    *("test_browser", "test_certificates", "test_loop", "test_replicas", "test_wheel"),
+}
+"""These run on one worker; a file that is missing here costs one start more."""
 EMAIL, PASSWORD, TOKEN = "rush@example.com", "rush-password", "0123456789abcdef0123456789abcdef01234567"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several workers share the tests: one Label Studio in all, files kept whole, long ones first."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     for item in items:
-        shared = "label_studio" in getattr(item, "fixturenames", ())
-        if shared:
+        if "label_studio" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.label_studio)
             item.add_marker(pytest.mark.timeout(900))  # the very first start migrates a database
-        item.add_marker(pytest.mark.xdist_group("label_studio" if shared else item.nodeid.partition("::")[0]))
+    # Long ones first: where workers share the tests, the short ones at the end fill the gaps.
     items.sort(key=lambda item: (item.get_closest_marker("label_studio") is None, item.path not in slow))
+
+
+class Sharing(LoadScopeScheduling):
+    """Gives workers whole files, and one of them all those that share a Label Studio and the product."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "Label Studio" if Path(file).stem in ONE_LABEL_STUDIO else file
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Sharing:
+    return Sharing(config, log)
 
 
 @pytest.fixture(scope="session")
