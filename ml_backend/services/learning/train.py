@@ -53,6 +53,17 @@ class HeldOut:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What held-out answers say; ``ways`` to suggest are probabilities (m, C), ``right`` is of the head."""
+
+    temperature: float
+    space: str
+    suggester: str
+    ways: dict[str, Floats]
+    right: Floats  # (m,)
+
+
 def train(
     features: Array,
     targets: Array,
@@ -90,49 +101,78 @@ def train(
 
     held = _hold_out(features, y, len(names), multiple, pca, trainer, seed)
     if tuned_on:
-        manifest["tuned_on"] = sorted(tuned_on)
-        fair = np.array([int(ids[row]) not in tuned_on for row in held.rows])
-        if fair.sum() >= LEAST_PAIRED:
-            held = held.only(fair)
-        else:
-            manifest["optimistic"] = f"only {int(fair.sum())} labels are new to the fine-tuned backbone"
-    truth = y[held.rows]
-    temperature = fit_temperature(held.logits, truth, multiple=multiple)
-    head_says = _probabilities(held.logits / temperature, multiple)
-    space = _space(held)
-    blend = np.asarray((held.votes[space] + head_says) / 2, np.float32)
-    ways: dict[str, Floats] = {
-        "knn-raw": held.votes["raw"],
-        "knn-head": held.votes["head"],
-        "head": head_says,
-        "blend": blend,
-    }
-    suggester = _suggester(ways, truth, multiple)
-    right = correct(head_says, truth, multiple=multiple)
-    best = accuracy(correct(ways[suggester], truth, multiple=multiple))
-    curve = previous.manifest.get("curve", []) if previous is not None else []
-    manifest |= {
-        "curve": [*curve, [len(features), round(best, 4)]][-ROUNDS:],
-        "held_out": {way: figures(said, truth, multiple=multiple) for way, said in ways.items()},
-        "purity": {name: float(same.mean()) for name, same in held.same.items()},
-        "space": space,
-        "suggester": suggester,
-        "temperature": temperature,
-        "trained_on": {
-            "ids": [int(i) for i in ids],
-            "targets": y.tolist(),
-            "judged": [int(ids[row]) for row in held.rows],
-            "right": [round(float(r), 4) for r in right],
-            "loss": [round(float(x), 4) for x in losses(head_says, truth, multiple=multiple)],
-        },
-    }
-    worse = _worse(previous, base, features, y, ids, held.rows, right)
+        held = _new_to_the_backbone(held, ids, tuned_on, manifest)
+    verdict = _judge(held, y[held.rows], multiple)
+    manifest |= _record(verdict, held, y, ids, previous, multiple)
+    worse = _worse(previous, base, features, y, ids, held.rows, verdict.right)
     if worse is not None:
         manifest["why"] = worse
         return TrainOutcome(None, manifest)
     head = trainer.fit(features, y, multiple=multiple, pca=pca.components, seed=seed)
-    head = replace(head, temperature=temperature)
-    return TrainOutcome(replace(base, head=head, space=space, suggester=suggester), manifest)
+    head = replace(head, temperature=verdict.temperature)
+    fresh = replace(base, head=head, space=verdict.space, suggester=verdict.suggester)
+    return TrainOutcome(fresh, manifest)
+
+
+def _new_to_the_backbone(
+    held: HeldOut, ids: Sequence[int], tuned_on: Collection[int], manifest: dict[str, Any]
+) -> HeldOut:
+    """Only what the backbone was not trained on, where that is enough; noted in the manifest."""
+    manifest["tuned_on"] = sorted(tuned_on)
+    fair = np.array([int(ids[row]) not in tuned_on for row in held.rows])
+    if fair.sum() >= LEAST_PAIRED:
+        return held.only(fair)
+    manifest["optimistic"] = f"only {int(fair.sum())} labels are new to the fine-tuned backbone"
+    return held
+
+
+def _judge(held: HeldOut, truth: Array, multiple: bool) -> Verdict:
+    """Calibrate the head, and choose the space and the suggester that serve."""
+    temperature = fit_temperature(held.logits, truth, multiple=multiple)
+    head_says = _probabilities(held.logits / temperature, multiple)
+    space = _space(held)
+    ways: dict[str, Floats] = {
+        "knn-raw": held.votes["raw"],
+        "knn-head": held.votes["head"],
+        "head": head_says,
+        "blend": np.asarray((held.votes[space] + head_says) / 2, np.float32),
+    }
+    return Verdict(
+        temperature=temperature,
+        space=space,
+        suggester=_suggester(ways, truth, multiple),
+        ways=ways,
+        right=correct(head_says, truth, multiple=multiple),
+    )
+
+
+def _record(
+    verdict: Verdict,
+    held: HeldOut,
+    y: Array,
+    ids: Sequence[int],
+    previous: Generation | None,
+    multiple: bool,
+) -> dict[str, Any]:
+    """What the manifest keeps of a round: figures, choices, the learning curve, and who was judged how."""
+    truth = y[held.rows]
+    best = accuracy(correct(verdict.ways[verdict.suggester], truth, multiple=multiple))
+    curve = previous.manifest.get("curve", []) if previous is not None else []
+    return {
+        "curve": [*curve, [len(y), round(best, 4)]][-ROUNDS:],
+        "held_out": {way: figures(said, truth, multiple=multiple) for way, said in verdict.ways.items()},
+        "purity": {name: float(same.mean()) for name, same in held.same.items()},
+        "space": verdict.space,
+        "suggester": verdict.suggester,
+        "temperature": verdict.temperature,
+        "trained_on": {
+            "ids": [int(i) for i in ids],
+            "targets": y.tolist(),
+            "judged": [int(ids[row]) for row in held.rows],
+            "right": [round(float(r), 4) for r in verdict.right],
+            "loss": [round(float(x), 4) for x in losses(verdict.ways["head"], truth, multiple=multiple)],
+        },
+    }
 
 
 def _hold_out(
