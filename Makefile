@@ -22,7 +22,7 @@ demo: setup ## start everything with real images: make demo, or make demo DATA=f
 	@$(BIN)/rush demo $(if $(DATA),--data "$(DATA)")
 
 help: ## list what make can do
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /:/' | awk -F: '{ printf "make %-14s %s\n", $$1, $$2 }'
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: setup browser check pytest ## all checks, on a real Label Studio, Redis, Qdrant and browser
 
