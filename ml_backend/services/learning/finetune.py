@@ -139,6 +139,7 @@ def split_holdout(vectors: Floats, kinds: Array, fair: npt.NDArray[np.bool_]) ->
     is for the network to learn. What judges is therefore rather the ordinary images. First come those
     that are ``fair`` (n,): both the current network and the new one will be judged on them.
     """
+    # sklearn's train_test_split(stratify=…) knows no styles within a kind, and refuses a kind of one image.
     random, turn = np.random.default_rng(0), np.empty(len(kinds))
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)
