@@ -138,7 +138,9 @@ def label_studio(folder: Path, port: int, environment: Path) -> LocalLabelStudio
 
 
 def test_a_missing_label_studio_is_named_with_the_way_to_get_it(folder: Path) -> None:
-    with pytest.raises(ServerError, match=r"no Label Studio at .*bin/label-studio.*uv pip install"):
+    with pytest.raises(
+        ServerError, match=r"no Label Studio at .*bin/label-studio.*pip install label-studio="
+    ):
         label_studio(folder, free_port(), folder / "nowhere").start()
 
 
