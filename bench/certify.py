@@ -58,7 +58,7 @@ LAST = (100, 200, 300, 500, 1000, 2000, 5000)
 
 
 class Pictures:
-    """The part of Label Studio that a full round asks: which images there are, and their bytes."""
+    """The part of Label Studio that a fine-tuning run asks: which images there are, and their bytes."""
 
     def __init__(self, images: list[bytes]) -> None:
         self.images = images

@@ -1,4 +1,4 @@
-"""A full round (backbone fine-tuned) against a head alone: what it takes, and what it is worth.
+"""A fine-tuning run against a head alone: what it takes, and what it is worth.
 
 python bench/finetune.py --cifar10 cifar10-test.tar [--labels 1000] [--images 10000] [--device auto]
 
@@ -80,7 +80,7 @@ def worth(container: Container, generation: Generation, truth: np.ndarray, label
 
 
 def main() -> None:
-    """One ordinary and one full round on the same labels."""
+    """One ordinary round and one fine-tuning run on the same labels."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cifar10", type=Path, required=True)
     parser.add_argument("--labels", type=int, default=1000)

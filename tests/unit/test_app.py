@@ -1,11 +1,13 @@
 """The web host over real state: Label Studio's recorded requests, and whatever can be wrong with one."""
 
 import base64
+import gc
 import io
 import json
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from ml_backend.adapters.redis.state import RedisState
+from ml_backend.domain.model import ProjectRef
 from ml_backend.services.serving.project import Project
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
@@ -207,3 +210,23 @@ def test_an_error_has_a_code_for_programs_a_hint_for_people_and_a_request_id(cli
     assert "rush connect --project 99" in answer.json["hint"]
     assert answer.json["request_id"]
     assert "field" not in answer.json
+
+
+def test_a_project_that_another_replica_has_taken_over_leaves_the_memory(world: World) -> None:
+    class Shared:
+        url = there = "http://here"
+
+        def owner(self, project: ProjectRef) -> str:
+            return self.there
+
+        def close(self) -> None: ...
+
+    leases = Shared()
+    projects = Projects(world.ports, "http://studio", leases)
+    project = weakref.ref(projects.get(1))
+    projects._maintenance_of(projects.get(1)).run()
+    leases.there = "http://elsewhere"
+    projects._share()
+    gc.collect()
+    assert project() is None
+    projects.stop()

@@ -1,4 +1,4 @@
-"""Which labels a full round keeps from the network it trains."""
+"""Which labels a fine-tuning run keeps from the network it trains."""
 
 from __future__ import annotations
 

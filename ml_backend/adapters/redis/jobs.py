@@ -161,7 +161,7 @@ def run_worker(url: str, queues: Sequence[str] = QUEUES, *, burst: bool = False)
 
     In turn, since coordinates are written in many short jobs that each put the next one on the queue. Runs in
     the main thread. A Redis that goes away is waited for. One worker per queue keeps new images from waiting
-    for a full round. ``burst`` returns once the queues are empty. The job of a worker that was
+    for a fine-tuning run. ``burst`` returns once the queues are empty. The job of a worker that was
     killed is queued again within ``LOCK_SECONDS`` and a few more.
     """
     with watching(url, queues):

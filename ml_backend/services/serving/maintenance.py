@@ -36,8 +36,8 @@ class Maintenance:
     def _hear_of_lost_generation(self) -> None:
         project = self.project
         number = project.ports.artifacts.generation_number(project.ref)
-        if number is not None and number != project.published:
-            project.on_event(GenerationPublished(number))
+        if number != project.published:  # None where the files are gone
+            project.on_event(GenerationPublished(number or 0))
 
     def _rank(self) -> None:
         queue, pool, began = self.project.queue, self.project.pool, time.monotonic()

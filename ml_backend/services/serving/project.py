@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, assert_never
 
 import strategies
@@ -39,7 +39,7 @@ class Project:
     def __init__(self, ref: ProjectRef, ports: ProjectPorts) -> None:
         self.ref, self.ports = ref, ports
         self._loader = Loader(ref, ports)
-        self.queue = Queue(ports.state, ports.settings.window, self._strategy(ports.state.options(ref)))
+        self.queue = Queue(ports.state, ports.settings.window, self._strategy())
         self.reload()
 
     @property
@@ -65,11 +65,14 @@ class Project:
     def reload(self) -> None:
         """Make everything in memory anew from state, features and the current generation."""
         self._loader.load(lambda: self.queue.window.load(self.ref))
-        self.queue.strategy = self._strategy(self.ports.state.options(self.ref))
+        self._choose_strategy()
         self._mix()
 
-    def _strategy(self, options: Mapping[str, str]) -> str:
-        name = options.get("strategy") or self.ports.settings.strategy
+    def _choose_strategy(self) -> None:
+        self.queue.strategy = self._strategy()
+
+    def _strategy(self) -> str:
+        name = self.ports.state.options(self.ref).get("strategy") or self.ports.settings.strategy
         try:
             strategies.get(name)
         except strategies.UnknownStrategy as error:
@@ -165,9 +168,6 @@ class Project:
                 raise AssertionError("The registry reads webhooks before a project hears of them.")
             case _:
                 assert_never(event)
-
-    def _choose_strategy(self) -> None:
-        self.queue.strategy = self._strategy(self.ports.state.options(self.ref))
 
     def _reorder(self, change: Callable[[], None]) -> None:
         """Make a change; where it brings another strategy the front of the queue is renewed."""

@@ -141,10 +141,9 @@ class Projects:
                 self._try(self._maintenance_of(project).run, f"project {project.ref.id}")
 
     def _maintenance_of(self, project: Project) -> Maintenance:
-        found = self._maintenance.get(project.ref.id)
-        if found is None or found.project is not project:
-            found = self._maintenance[project.ref.id] = Maintenance(project)
-        return found
+        if project.ref.id not in self._maintenance:
+            self._maintenance[project.ref.id] = Maintenance(project)
+        return self._maintenance[project.ref.id]
 
     def _load(self) -> None:
         for ref in self.ports.state.projects():
@@ -163,6 +162,7 @@ class Projects:
             if ref.origin != self.origin:
                 continue
             if self.elsewhere(ref.id):
+                self._maintenance.pop(ref.id, None)  # it holds the project
                 if (lost := self._loaded.pop(ref.id, None)) is not None:
                     lost.close()
             elif ref.id not in self._loaded:
