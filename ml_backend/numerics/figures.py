@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 
 from ml_backend.domain.generation import Array, Floats
 from ml_backend.numerics.exact_knn import nearest
@@ -99,5 +98,7 @@ def fit_temperature(logits: Floats, truth: Array, *, multiple: bool) -> float:
 
 def _least(loss: Callable[[float], float]) -> float:
     """The temperature at the only minimum of a loss."""
+    from scipy.optimize import minimize_scalar  # workers have it; connect and demo must start without
+
     found = minimize_scalar(lambda log: loss(np.exp(log)), bounds=np.log([0.05, 20]), options={"xatol": 1e-3})
     return float(np.exp(found.x))

@@ -413,3 +413,15 @@ def test_a_submit_does_not_trust_a_write_that_is_still_under_way(
         ahead.result(10)
     assert following.written
     assert world.studio.serve(1) == following.task
+
+
+def test_a_task_that_an_import_brought_a_prediction_for_gets_no_second_one(state: RedisState) -> None:
+    world = World(state, count=9)
+    imported = {TaskId(5): 3.0, TaskId(8): 4.0}  # Label Studio's event came before the importer's own note
+    for task, score in imported.items():
+        world.studio.create_prediction(1, task, score, [])
+    world.settle()
+    held = [row.task for row in world.studio.predictions(1)]
+    assert len(held) == len(set(held))
+    assert {task: world.queue.window.score(task) for task in imported} == imported
+    assert {task: world.state.window(world.ref)[task][1] for task in imported} == imported

@@ -195,8 +195,13 @@ class Window:
         suggestions: Sequence[Suggestion],
         studio: LabelStudio,
     ) -> int:
-        """Append predictions for those tasks that have none, in one request; returns how many."""
+        """Append predictions for those tasks that have none, in one request; returns how many.
+
+        Label Studio is asked first: an import that is just ending may have brought some along.
+        """
+        there = _ours(studio, pool, tasks) if tasks else []
         with self._lock:
+            self._take_in(pool, there)
             lacking = [(t, s) for t, s in zip(tasks, suggestions, strict=True) if t not in self.places]
             scores = self.append(pool, [task for task, _ in lacking], [shown for _, shown in lacking])
         body = [
@@ -211,6 +216,19 @@ class Window:
                 self.arriving = frozenset()
                 self.resolve(pool, studio)
         return len(body)
+
+    def _take_in(self, pool: ProjectPool, rows: Iterable[PredictionRow]) -> None:
+        """Give tasks that hold a prediction without our knowing the place that it stands for."""
+        fresh = {
+            row.task: (row.id, row.score)
+            for row in rows
+            if row.score is not None and row.task not in self.places
+        }
+        for task, (number, score) in fresh.items():
+            self.places[task] = Place(number, score)
+            heapq.heappush(self._heap, (score, task))
+        if fresh:
+            self.state.set_window(pool.ref, fresh)
 
     def resolve(self, pool: ProjectPool, studio: LabelStudio) -> None:
         """Find out the prediction ids of rows that Label Studio numbered.
