@@ -80,8 +80,8 @@ def jobs(folder: Path, redis_url: str) -> Iterator[RqJobs]:
 def worker(folder: Path, redis_url: str) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     children: list[subprocess.Popen[bytes]] = []
 
-    def start(*queues: str) -> subprocess.Popen[bytes]:
-        code = f"from ml_backend.adapters.redis.jobs import run_worker; run_worker({redis_url!r}, {queues!r})"
+    def start(*queues: str, url: str = redis_url) -> subprocess.Popen[bytes]:
+        code = f"from ml_backend.adapters.redis.jobs import run_worker; run_worker({url!r}, {queues!r})"
         path = f"{folder}{os.pathsep}{REPOSITORY}"
         child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
         children.append(child)
@@ -206,33 +206,46 @@ def test_a_signal_stops_an_idle_worker(
     assert child.wait(20) == 0
 
 
-def test_a_worker_waits_for_redis_to_come_back(folder: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[LocalRedis]:
+    """A server that a test may stop."""
     place = tmp_path / "redis"
     place.mkdir()
     server = LocalRedis(place)
     server.start()
-    code = f"from ml_backend.adapters.redis.jobs import run_worker; run_worker({server.url!r})"
-    path = f"{folder}{os.pathsep}{REPOSITORY}"
-    child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
-    jobs = RqJobs(server.url, "somejobs")
-    try:
-        jobs.enqueue("train", REF, n=1)
-        assert until(lambda: len(lines(folder)) == 2)
-        server.stop()
-        time.sleep(0.5)
-        server.start()
-        jobs.enqueue("train", REF, n=2)
-        assert until(lambda: len(lines(folder)) == 4)
-        assert child.poll() is None
-        server.stop()
-        time.sleep(0.5)
-        child.send_signal(signal.SIGTERM)
-        assert child.wait(20) == 0
-    finally:
-        child.kill()
-        child.wait()
-        jobs.close()
-        server.stop()
+    yield server
+    server.stop()
+
+
+def test_a_worker_waits_for_redis_to_come_back(
+    folder: Path, worker: Callable[..., subprocess.Popen[bytes]], own_redis: LocalRedis
+) -> None:
+    child = worker(*QUEUES, url=own_redis.url)
+    jobs = RqJobs(own_redis.url, "somejobs")
+    jobs.enqueue("train", REF, n=1)
+    assert until(lambda: len(lines(folder)) == 2)
+    own_redis.stop()
+    time.sleep(0.5)
+    own_redis.start()
+    jobs.enqueue("train", REF, n=2)
+    assert until(lambda: len(lines(folder)) == 4)
+    assert child.poll() is None
+    jobs.close()
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.2, 0.7, 1.5, 3.0])
+def test_a_worker_that_waits_for_redis_stops_when_told(
+    folder: Path, worker: Callable[..., subprocess.Popen[bytes]], own_redis: LocalRedis, pause: float
+) -> None:
+    child = worker(*QUEUES, url=own_redis.url)
+    jobs = RqJobs(own_redis.url, "somejobs")
+    jobs.enqueue("train", REF, n=1)
+    jobs.close()
+    assert until(lambda: len(lines(folder)) == 2)
+    own_redis.stop()
+    time.sleep(pause)
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(20) == 0
 
 
 def test_without_redis_the_next_step_is_named() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import signal
 import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -124,7 +125,8 @@ class WarmWorker(SimpleWorker):
         """Finish the current job, then stop; a second signal stops at once."""
         self.stopping = True
         log.info("Stopping after the current job; press Ctrl+C again to stop at once.")
-        super().request_stop(signum, frame)
+        with suppress(RedisError):  # noted there for others to see; the stop stands without it
+            super().request_stop(signum, frame)
 
 
 @contextmanager
@@ -164,11 +166,12 @@ def run_worker(url: str, queues: Sequence[str] = QUEUES, *, burst: bool = False)
     for a fine-tuning run. ``burst`` returns once the queues are empty. The job of a worker that was
     killed is queued again within ``LOCK_SECONDS`` and a few more.
     """
-    with watching(url, queues):
+    with suppress(StopRequested), watching(url, queues):
         _work(url, queues, burst)
 
 
 def _work(url: str, queues: Sequence[str], burst: bool) -> None:
+    _stop_on_signals()
     wait = RETRY_SECONDS
     while True:
         redis = Redis.from_url(url, socket_connect_timeout=2)
@@ -176,16 +179,25 @@ def _work(url: str, queues: Sequence[str], burst: bool) -> None:
         try:
             worker = WarmWorker(list(queues), connection=redis, log_job_description=True)
             worker.work(burst=burst, logging_level="WARNING", dequeue_strategy=DequeueStrategy.ROUND_ROBIN)
-        except StopRequested:
-            return
         except RedisError as error:
             log.warning("Redis at %s doesn't answer: %s Again in %.0f s.", address(url), error, wait)
         finally:
+            _stop_on_signals()
             redis.close()
         if burst or (worker is not None and worker.stopping):
             return
         time.sleep(wait)
         wait = min(2 * wait, LONGEST_RETRY_SECONDS) if worker is None else RETRY_SECONDS
+
+
+def _stop_on_signals() -> None:
+    """Outside of ``Worker.work``, whose own handlers ask a Redis that may be gone."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise StopRequested
 
 
 def missing_workers(url: str) -> str:
