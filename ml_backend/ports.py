@@ -250,8 +250,8 @@ class State(Protocol):
 
     def set_options(self, project: ProjectRef, **options: str) -> None: ...
 
-    def tasks(self, project: ProjectRef) -> dict[TaskId, ContentKey]:
-        """Every known task; the key is empty where its image is not embedded."""
+    def tasks(self, project: ProjectRef, only: Sequence[TaskId] | None = None) -> dict[TaskId, ContentKey]:
+        """Every known task, or those of ``only``; the key is empty where its image is not embedded."""
 
     def set_tasks(self, project: ProjectRef, tasks: Mapping[TaskId, ContentKey]) -> None: ...
 

@@ -38,8 +38,9 @@ class MemoryState:
     def set_options(self, project: ProjectRef, **options: str) -> None:
         self._options |= options
 
-    def tasks(self, project: ProjectRef) -> dict[TaskId, ContentKey]:
-        return dict(self._tasks)
+    def tasks(self, project: ProjectRef, only: Sequence[TaskId] | None = None) -> dict[TaskId, ContentKey]:
+        wanted = self._tasks if only is None else [task for task in only if task in self._tasks]
+        return {task: self._tasks[task] for task in wanted}
 
     def set_tasks(self, project: ProjectRef, tasks: Mapping[TaskId, ContentKey]) -> None:
         self._tasks |= tasks

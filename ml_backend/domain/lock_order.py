@@ -2,6 +2,9 @@
 
 A thread may take a lock only if it holds none of a higher rank. The locks inside of an index and of a file
 cache come after all of these: nothing of ours is taken under them.
+
+Submits wait for the locks from EVENTS on, so whoever holds one of them waits for nobody longer than a submit
+may (``deadline.PROMPT``); FILLING is the exception, which no submit takes.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import logging
 import threading
 from enum import IntEnum
 from types import TracebackType
+
+from ml_backend.domain import deadline
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,7 @@ class OrderViolation(Exception):
 class _Held(threading.local):
     def __init__(self) -> None:
         self.locks: list[OrderedLock] = []
+        self.deadlines: list[float] = []
 
 
 _held = _Held()
@@ -54,6 +60,7 @@ class OrderedLock:
 
     def __init__(self, rank: Rank) -> None:
         self.rank, self._lock = rank, threading.RLock()
+        self._prompt = rank >= Rank.EVENTS and rank is not Rank.FILLING
 
     def __enter__(self) -> OrderedLock:
         above = max((lock.rank for lock in _held.locks if lock is not self), default=Rank.REGISTRY)
@@ -64,10 +71,14 @@ class OrderedLock:
             log.error("Lock order: %s", told)
         self._lock.acquire()
         _held.locks.append(self)
+        if self._prompt:
+            _held.deadlines.append(deadline.shorten(deadline.PROMPT))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._prompt:
+            deadline.restore(_held.deadlines.pop())
         _held.locks.remove(self)
         self._lock.release()

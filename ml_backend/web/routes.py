@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
 from ml_backend.domain.errors import BadRequest
-from ml_backend.domain.events import ProjectUpdated, TasksCreated
 from ml_backend.domain.model import MODEL_VERSION
-from ml_backend.services.serving.events import handle
 from ml_backend.services.serving.registry import Projects
 from ml_backend.version import version
 from ml_backend.wire import PredictJson, SetupJson, TaskJson, parse, project_id, webhook
@@ -37,9 +34,7 @@ def routes(projects: Projects, elsewhere: Callable[[], list[dict[str, Any]]]) ->
         body = parse(SetupJson, _json())
         number = project_id(body.project)
         if number is not None and projects.register(number, body.label_config):
-            projects.in_background(
-                f"project {number}: setup", lambda: projects.connect(number, body.label_config)
-            )
+            projects.in_turn(number, "setup", lambda project: project.configured(body.label_config))
         return jsonify(model_version=MODEL_VERSION)
 
     @api.post("/predict")
@@ -51,14 +46,7 @@ def routes(projects: Projects, elsewhere: Callable[[], list[dict[str, Any]]]) ->
 
     @api.post("/webhook")
     def take_webhook() -> Response:
-        hook = webhook(_json())
-        project = projects.get(hook.project_id)
-        event = hook.event(project.control)
-        project.ports.state.set_options(project.ref, webhook_seen=str(time.time()))
-        if isinstance(event, TasksCreated | ProjectUpdated):  # may be thousands of tasks to load
-            projects.in_background(f"project {project.ref.id}: {hook.action}", lambda: handle(project, event))
-        else:
-            handle(project, event)
+        projects.hear(webhook(_json()))
         return jsonify(status="ok")
 
     @api.post("/train")

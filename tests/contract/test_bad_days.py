@@ -13,11 +13,11 @@ from ml_backend.adapters.index.exact import ExactIndex
 from ml_backend.adapters.processes.servers import LocalRedis
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import StoreError
-from ml_backend.domain.model import TaskId
+from ml_backend.domain.model import LabelState, TaskId
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app
-from tests.fakes import World
+from tests.fakes import World, states_in
 from tests.ports import free_port
 from tests.waiting import until
 
@@ -75,7 +75,7 @@ def test_an_outage_while_people_label_loses_nothing(server: LocalRedis, state: R
     projects.stop()
 
 
-def test_an_index_that_goes_away_is_caught_up_with_and_complained_of_once(
+def test_an_index_that_goes_away_is_done_without_complained_of_once_and_built_anew(
     server: LocalRedis, state: RedisState, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.start()
@@ -84,8 +84,10 @@ def test_an_index_that_goes_away_is_caught_up_with_and_complained_of_once(
     projects.start()
     assert until(lambda: bool(list(projects)))
     client = create_app(Settings(_env_file=None), projects).test_client()
-    annotation = {"id": 1, "task": 2, "completed_by": 1, "result": []}
+    result = [{"type": "choices", "from_name": "label", "value": {"choices": ["a"]}}]
+    annotation = {"id": 1, "task": 2, "completed_by": 1, "result": result}
     event = {"action": "ANNOTATION_CREATED", "project": {"id": 1}, "annotation": annotation}
+    task = {"id": 5, "data": {}}
 
     def away(*given: object, **more: object) -> int:
         raise StoreError("The Qdrant server is away.")
@@ -93,7 +95,12 @@ def test_an_index_that_goes_away_is_caught_up_with_and_complained_of_once(
     with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.ERROR, "ml_backend.services"):
         for name in ("mark", "neighbours", "upsert", "__len__"):
             patch.setattr(ExactIndex, name, away)
-        assert client.post("/webhook", json=event).status_code == 503  # met by a webhook alone
+        assert client.post("/webhook", json=event).status_code == 200
+        project = projects.get(1)
+        following = project.queue.sessions[1].next
+        assert world.label_of(following) == world.label_of(TaskId(2)), "the chain goes on"
+        found = client.post("/predict", json={"project": "1", "tasks": [task]}).json["results"]
+        assert found[0]["result"][0]["value"]["choices"] == ["a"]
         time.sleep(5.0)
         assert projects._lost
         assert ("sync", {}) not in world.jobs.asked
@@ -101,4 +108,5 @@ def test_an_index_that_goes_away_is_caught_up_with_and_complained_of_once(
         assert len(keeper) == 1
     assert until(lambda: ("sync", {}) in world.jobs.asked), "what was missed is fetched once it is back"
     assert until(lambda: not projects._lost)
+    assert until(lambda: states_in(world.index)[2] is LabelState.LABELLED), "and hears of it now"
     projects.stop()

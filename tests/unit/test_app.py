@@ -22,6 +22,7 @@ from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.web.app import create_app
 from tests.fakes import CONFIG, World
+from tests.waiting import until
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "label_studio_1.23.2").glob("*.json"))
 
@@ -62,24 +63,60 @@ def test_setup_names_the_version_that_the_queue_is_filtered_by(client: FlaskClie
     assert client.post("/setup", json={"project": "1.5", "schema": CONFIG}).json == {"model_version": "rush"}
 
 
+def slow_to_load(world: World, monkeypatch: pytest.MonkeyPatch) -> tuple[Projects, threading.Event]:
+    """Projects of which number 1 is loaded only once the event is set."""
+    projects, go = Projects(world.ports, "http://studio"), threading.Event()
+    real = projects._open
+
+    def slow(ref: ProjectRef) -> Project:
+        if ref.id == 1:
+            assert go.wait(30)
+        return real(ref)
+
+    monkeypatch.setattr(projects, "_open", slow)
+    return projects, go
+
+
 def test_setup_answers_while_the_project_is_still_loading(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    projects, loading, go = Projects(world.ports, "http://studio"), threading.Event(), threading.Event()
-
-    def slow(number: int) -> Project:
-        loading.set()
-        assert go.wait(10)
-        return world.project
-
-    monkeypatch.setattr(projects, "get", slow)
+    projects, go = slow_to_load(world, monkeypatch)
     client = create_app(Settings(_env_file=None), projects).test_client()
     changed = CONFIG.replace('<Choice value="c"/>', '<Choice value="d"/>')
     assert client.post("/setup", json={"project": "1.5", "schema": changed}).status_code == 200
-    assert loading.wait(10)
+    assert not list(projects)
     go.set()
-    while "d" not in world.project.control.classes:
-        time.sleep(0.01)
+    assert until(lambda: ["d" in project.control.classes for project in projects] == [True])
+    projects.stop()
+
+
+def test_a_webhook_that_comes_while_the_project_is_loading_is_taken_in_afterwards(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects, go = slow_to_load(world, monkeypatch)
+    client = create_app(Settings(_env_file=None), projects).test_client()
+    result = [{"type": "choices", "from_name": "label", "value": {"choices": ["a"]}}]
+    annotation = {"id": 1, "task": 2, "completed_by": 1, "result": result}
+    event = {"action": "ANNOTATION_CREATED", "project": {"id": 1}, "annotation": annotation}
+    began = time.monotonic()
+    assert client.post("/webhook", json=event).status_code == 200
+    assert time.monotonic() - began < 1.0, "Label Studio waits one second"
+    go.set()
+    assert until(lambda: [project.pool.counts()["labelled"] for project in projects] == [1])
+    projects.stop()
+
+
+def test_a_project_that_takes_long_to_load_holds_up_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects, go = slow_to_load(world, monkeypatch)
+    world.state.set_options(ProjectRef("http://studio", 2), label_config=CONFIG)
+    client = create_app(Settings(_env_file=None), projects).test_client()
+    assert client.post("/setup", json={"project": "1.5", "schema": CONFIG}).status_code == 200
+    body = {"project": "2.5", "tasks": [{"id": 1, "data": {}}]}
+    assert client.post("/predict", json=body).status_code == 200
+    assert [project.ref.id for project in projects] == [2]
+    go.set()
     projects.stop()
 
 
@@ -224,9 +261,8 @@ def test_a_project_that_another_replica_has_taken_over_leaves_the_memory(world: 
     leases = Shared()
     projects = Projects(world.ports, "http://studio", leases)
     project = weakref.ref(projects.get(1))
-    projects._maintenance_of(projects.get(1)).run()
+    projects._tend(projects.get(1))
     leases.there = "http://elsewhere"
     projects._share()
-    gc.collect()
-    assert project() is None
+    assert until(lambda: gc.collect() >= 0 and project() is None)
     projects.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 import uuid
@@ -11,11 +12,20 @@ from functools import partial
 from typing import TypeVar
 
 import numpy as np
+from httpx import Request, Response, Timeout, TimeoutException
 from qdrant_client import QdrantClient, models
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_chain, wait_fixed
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_before_delay,
+    wait_chain,
+    wait_fixed,
+)
 
 from ml_backend.adapters.index.changes import Changes
+from ml_backend.domain.deadline import left
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.generation import Array, Floats
 from ml_backend.domain.model import SPACE_DIM, LabelState
@@ -25,7 +35,9 @@ BATCH = 1000
 EF = 256
 """Candidates of a graph search; see ``index_edge``."""
 WAITS = (0.1, 0.5, 2.0)
-"""Seconds before a request is sent again that the server did not answer; all of ours may come twice."""
+"""Seconds before a request is sent again that did not reach the server; all of ours may come twice."""
+PATIENCE = 10.0
+"""Seconds for one request outside of any deadline."""
 ABANDONED_S = 3600
 """A collection that no alias names after this many seconds was left by a killed build."""
 
@@ -50,9 +62,11 @@ class QdrantIndex:
                 location=url,
                 api_key=api_key or None,
                 prefer_grpc=grpc,
-                timeout=30,
+                timeout=int(PATIENCE),
                 check_compatibility=False,
             )
+            if url != ":memory:":
+                self._client.http.client.add_middleware(_in_time)
             if retried(self._current) is None:
                 self._switch(self._create())
 
@@ -106,6 +120,7 @@ class QdrantIndex:
                     limit=int(k),
                     search_params=models.SearchParams(hnsw_ef=EF),
                     with_payload=False,
+                    timeout=math.ceil(left(PATIENCE)),  # gRPC keeps to this one, HTTP to ``_in_time``
                 )
             ).points
         return (
@@ -182,12 +197,21 @@ class QdrantIndex:
             ) from error
 
 
+def _in_time(request: Request, send: Callable[[Request], Response]) -> Response:
+    """Send an HTTP request that waits no longer than the thread may."""
+    request.extensions["timeout"] = Timeout(left(PATIENCE)).as_dict()
+    return send(request)
+
+
 def retried(request: Callable[[], T]) -> T:
-    """What the request returns, sent again where the server can't be reached or is overloaded."""
+    """What the request returns, sent again where the server can't be reached or is overloaded.
+
+    Not where it hangs: it would be waited for once more.
+    """
     tries = Retrying(
         retry=retry_if_exception(_passing),
         wait=wait_chain(*map(wait_fixed, WAITS)),
-        stop=stop_after_attempt(1 + len(WAITS)),
+        stop=stop_after_attempt(1 + len(WAITS)) | stop_before_delay(left(math.inf)),
         reraise=True,
     )
     return tries(request)
@@ -195,7 +219,10 @@ def retried(request: Callable[[], T]) -> T:
 
 def _passing(error: BaseException) -> bool:
     overloaded = isinstance(error, UnexpectedResponse) and error.status_code in (429, 502, 503, 504)
-    return overloaded or isinstance(error, ResponseHandlingException)
+    unreached = isinstance(error, ResponseHandlingException) and not isinstance(
+        error.source, TimeoutException
+    )
+    return overloaded or unreached
 
 
 def _ids(tasks: Sequence[int]) -> list[int | str]:

@@ -21,6 +21,7 @@ from tenacity import (
     wait_random,
 )
 
+from ml_backend.domain.deadline import LEAST, left
 from ml_backend.domain.errors import LabelStudioError, NotFound, RushError, Unauthorized
 
 _RETRY_STATUS = frozenset({502, 503, 504})
@@ -112,11 +113,12 @@ class Transport:
         """The JSON answer, None where it has none.
 
         Retried: GETs on lost connections and 502, 503, 504; the rest only where the request can't have been
-        carried out, PATCH and DELETE also on a lost connection. ``timeout`` bounds all tries together.
+        carried out, PATCH and DELETE also on a lost connection. ``timeout`` bounds all tries together, and so
+        does the thread's ``deadline``.
         """
         url = f"{self.origin}/{path.lstrip('/')}"
-        limit = timeout or self.timeout
-        deadline = time.monotonic() + limit
+        limit = left(timeout or self.timeout)
+        end = time.monotonic() + limit
         tries = Retrying(
             retry=retry_if_exception(lambda error: _worth_another_try(method, error))
             | retry_if_result(lambda reply: method == "GET" and reply.status_code in _RETRY_STATUS),
@@ -125,16 +127,16 @@ class Transport:
             retry_error_callback=_last,
         )
         try:
-            reply = tries(self._once, method, url, deadline, **request)
+            reply = tries(self._once, method, url, end, **request)
         except httpx.HTTPError as error:
             raise unreachable(method, url, error) from None
         if not reply.is_success:
             raise failure(method, url, reply)
         return _json(reply)
 
-    def _once(self, method: str, url: str, deadline: float, **request: Any) -> httpx.Response:
-        left = max(deadline - time.monotonic(), 0.05)
-        return self.client.request(method, url, timeout=left, auth=self._token, **request)
+    def _once(self, method: str, url: str, end: float, **request: Any) -> httpx.Response:
+        seconds = max(end - time.monotonic(), LEAST)
+        return self.client.request(method, url, timeout=seconds, auth=self._token, **request)
 
     @contextmanager
     def stream(self, url: str, *, authorised: bool) -> Iterator[httpx.Response]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from ml_backend.domain.deadline import left
 from ml_backend.domain.errors import NotReady, Unavailable
 from ml_backend.ports import Reply
 
@@ -23,7 +24,13 @@ class HttpReplicas:
     def send(self, address: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """Hand a request to the replica at this address; Unavailable where it does not answer in time."""
         try:
-            reply = self._client.request(method, f"{address}{path}", content=body, headers=dict(headers))
+            reply = self._client.request(
+                method,
+                f"{address}{path}",
+                content=body,
+                headers=dict(headers),
+                timeout=left(REPLICA_SECONDS),
+            )
         except httpx.HTTPError as error:
             raise Unavailable(
                 f"The replica at {address} owns this project and does not answer: {error}.",

@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -22,9 +23,8 @@ from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.worker import DequeueStrategy
 
-from ml_backend.adapters.redis.client import address
+from ml_backend.adapters.redis.client import Connections, address
 from ml_backend.adapters.redis.recovery import watching
-from ml_backend.domain.errors import StoreError
 from ml_backend.domain.model import ProjectRef
 
 log = logging.getLogger(__name__)
@@ -54,16 +54,14 @@ class RqJobs:
     """
 
     def __init__(self, url: str, module: str = "ml_backend.jobs") -> None:
-        self._address, self._module = address(url), module
-        self._redis = Redis.from_url(url, socket_connect_timeout=2, socket_timeout=10)
+        self._connections, self._module = Connections(url, text=False), module
 
     def enqueue(self, job: str, project: ProjectRef, **arguments: Any) -> None:
         """Run a job soon, unless the same one still waits; one that already runs is queued once more."""
-        queue = Queue(FAST if job in FAST_JOBS else SLOW, connection=self._redis)
         digest = _digest(job, project, arguments)
         waiting, lock = f"rush:waiting:{digest}", f"rush:running:{project.slug}:{job}"
 
-        def add(pipe: Pipeline) -> None:
+        def add(queue: Queue, pipe: Pipeline) -> None:
             number: Any = pipe.get(waiting)
             if number is not None and pipe.lpos(queue.key, number) is not None:
                 pipe.multi()
@@ -83,22 +81,21 @@ class RqJobs:
             )
             pipe.set(waiting, fresh.id, ex=FAILURE_TTL)
 
-        try:
-            self._redis.transaction(add, waiting)
-        except RedisError as error:
-            raise StoreError(
-                f"Redis at {self._address} doesn't answer: {str(error).rstrip('.')}.",
-                "Start it or set RUSH_REDIS_URL; `rush sync` catches up on what was not queued.",
-            ) from error
+        with self._connections.use(
+            "Start it or set RUSH_REDIS_URL; `rush sync` catches up on what was not queued."
+        ) as redis:
+            queue = Queue(FAST if job in FAST_JOBS else SLOW, connection=redis)
+            redis.transaction(partial(add, queue), waiting)
 
     def waits(self, job: str, project: ProjectRef) -> bool:
         """Whether such a job of the project has yet to begin."""
-        queue = Queue(FAST if job in FAST_JOBS else SLOW, connection=self._redis)
-        return any(number.startswith(_name(job, project)) for number in queue.job_ids)
+        with self._connections.use() as redis:
+            queue = Queue(FAST if job in FAST_JOBS else SLOW, connection=redis)
+            return any(number.startswith(_name(job, project)) for number in queue.job_ids)
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
-        self._redis.close()
+        self._connections.close()
 
 
 class WarmWorker(SimpleWorker):

@@ -6,9 +6,8 @@ import logging
 import threading
 import time
 
-from redis.exceptions import RedisError
-
-from ml_backend.adapters.redis.client import address, connect
+from ml_backend.adapters.redis.client import Connections
+from ml_backend.domain.deadline import PROMPT, within
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.model import ProjectRef
 
@@ -37,10 +36,8 @@ class RedisLeases:
     """
 
     def __init__(self, redis_url: str, url: str, seconds: float = LEASE_SECONDS) -> None:
-        self.url, self._address, self._seconds = url.rstrip("/"), address(redis_url), seconds
-        self._client = connect(redis_url)
-        self._claim = self._client.register_script(CLAIM)
-        self._release = self._client.register_script(RELEASE)
+        self.url, self._seconds = url.rstrip("/"), seconds
+        self._connections = Connections(redis_url)
         self._until: dict[ProjectRef, float] = {}
         self._done = threading.Event()
         self._keeper = threading.Thread(target=self._keep, name="owner", daemon=True)
@@ -50,12 +47,7 @@ class RedisLeases:
         """The address of the process that owns the project: this one's own where nobody else does."""
         if self._until.get(project, 0.0) > time.monotonic():
             return self.url
-        try:
-            return self._ask(project)
-        except RedisError as error:
-            raise StoreError(
-                f"Redis at {self._address} doesn't answer: {str(error).rstrip('.')}.", "Start it."
-            ) from error
+        return self._ask(project)
 
     def close(self) -> None:
         """Give everything back, so that another process takes over at once."""
@@ -63,14 +55,16 @@ class RedisLeases:
         self._keeper.join()
         for project in list(self._until):
             try:
-                self._release(keys=[_name(project)], args=[self.url])
-            except RedisError:
+                with within(PROMPT), self._connections.use() as redis:
+                    redis.eval(RELEASE, 1, _name(project), self.url)
+            except StoreError:
                 break  # the leases end by themselves
-        self._client.close()
+        self._connections.close()
 
     def _ask(self, project: ProjectRef) -> str:
         began = time.monotonic()
-        owner = str(self._claim(keys=[_name(project)], args=[self.url, int(1000 * self._seconds)]))
+        with within(PROMPT), self._connections.use() as redis:
+            owner = str(redis.eval(CLAIM, 1, _name(project), self.url, int(1000 * self._seconds)))
         if owner == self.url:
             self._until[project] = began + self._seconds
         else:
@@ -83,7 +77,7 @@ class RedisLeases:
                 try:
                     if (other := self._ask(project)) != self.url:
                         log.warning("project %s is %s's now.", project.id, other)
-                except RedisError as error:
+                except StoreError as error:
                     log.warning("The lease of project %s is not renewed: %s", project.id, error)
 
 

@@ -6,16 +6,14 @@ import json
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 from redis.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from ml_backend.adapters.redis.client import address, connect
-from ml_backend.domain.errors import StoreError
+from ml_backend.adapters.redis.client import Connections
 from ml_backend.domain.events import Event, from_text, to_text
 from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
 
@@ -45,9 +43,7 @@ class RedisState:
     """
 
     def __init__(self, url: str) -> None:
-        self._address = address(url)
-        self._client = connect(url)
-        self._take_in = self._client.register_script(_TAKE_IN)
+        self._connections = Connections(url)
         self._pubsub: PubSub | None = None
 
     # ---- projects and their options
@@ -69,11 +65,16 @@ class RedisState:
 
     # ---- tasks
 
-    def tasks(self, project: ProjectRef) -> dict[TaskId, ContentKey]:
-        """Every known task; the key is empty where its image is not embedded."""
+    def tasks(self, project: ProjectRef, only: Sequence[TaskId] | None = None) -> dict[TaskId, ContentKey]:
+        """Every known task, or those of ``only``; the key is empty where its image is not embedded."""
+        name = _name(project, "tasks")
         with self._redis() as redis:
-            found = redis.hgetall(_name(project, "tasks"))
-        return {TaskId(int(task)): ContentKey(key) for task, key in found.items()}
+            if only is None:
+                found = redis.hgetall(name).items()
+            else:
+                some = [(task, redis.hmget(name, list(map(str, task)))) for task in _batches(only)]
+                found = [pair for tasks, keys in some for pair in zip(tasks, keys, strict=True)]
+        return {TaskId(int(task)): ContentKey(key) for task, key in found if key is not None}
 
     def set_tasks(self, project: ProjectRef, tasks: Mapping[TaskId, ContentKey]) -> None:
         """Note tasks; an empty key leaves a key that is known already, so late events lose nothing."""
@@ -151,11 +152,9 @@ class RedisState:
         if not rows:
             return
         scores = [max(-LARGEST_SCORE, min(LARGEST_SCORE, score)) for _, score in rows.values()]
-        with self._redis():
-            self._take_in(
-                [_name(project, "front"), _name(project, "back")],
-                [math.floor(min(scores)), math.ceil(max(scores))],
-            )
+        ends = [math.floor(min(scores)), math.ceil(max(scores))]
+        with self._redis() as redis:
+            redis.eval(_TAKE_IN, 2, _name(project, "front"), _name(project, "back"), *ends)
         self._set(project, "window", {task: f"{number} {score!r}" for task, (number, score) in rows.items()})
 
     def drop_window(self, project: ProjectRef, tasks: Iterable[TaskId]) -> None:
@@ -243,13 +242,13 @@ class RedisState:
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         self._unsubscribe()
-        self._client.close()
+        self._connections.close()
 
     # ---- internals
 
     def _subscription(self) -> PubSub:
         if self._pubsub is None:
-            self._pubsub = self._client.pubsub(ignore_subscribe_messages=True)
+            self._pubsub = self._connections.subscriber()
             self._pubsub.subscribe(EVENTS)
         return self._pubsub
 
@@ -258,15 +257,10 @@ class RedisState:
             self._pubsub.close()
             self._pubsub = None
 
-    @contextmanager
-    def _redis(self) -> Iterator[Any]:
-        try:
-            yield self._client
-        except RedisError as error:
-            raise StoreError(
-                f"Redis at {self._address} doesn't answer: {str(error).rstrip('.')}.",
-                "Start it or set RUSH_REDIS_URL; nothing is lost: `rush sync` rebuilds what it held.",
-            ) from error
+    def _redis(self) -> AbstractContextManager[Any]:
+        return self._connections.use(
+            "Start it or set RUSH_REDIS_URL; nothing is lost: `rush sync` rebuilds what it held."
+        )
 
     def _set(self, project: ProjectRef, name: str, fields: Mapping[Any, str]) -> None:
         """Write fields of one of the project's hashes."""

@@ -24,17 +24,19 @@ from ml_backend.domain.model import (
     ProjectRef,
     TaskId,
 )
-from ml_backend.ports import Features, Index
+from ml_backend.ports import Features
 from ml_backend.services.queue.placement import Placement
 
 GONE = -1
 BLOCK = 1024
+SCANNED_UP_TO = 50_000
+"""Images up to which an index that does not answer is stood in for: some milliseconds a search."""
 
 
 class Mirror(Protocol):
     """What follows a pool's changes, and an index that holds the same; see ``index_mirror``."""
 
-    index: Index
+    stale: str
 
     def upsert(self, pool: ProjectPool, rows: Array, vectors: Mapping[str, Floats]) -> None:
         """Rows have got their vectors."""
@@ -44,6 +46,11 @@ class Mirror(Protocol):
 
     def delete(self, tasks: Sequence[int]) -> None:
         """Tasks are gone."""
+
+    def neighbours(
+        self, space: str, vector: Floats, k: int, state: LabelState
+    ) -> tuple[Array, Floats] | None:
+        """Tasks and similarities; None while the index does not answer."""
 
 
 class ProjectPool:
@@ -270,6 +277,11 @@ class ProjectPool:
                 self._resolve(task, mark=False)
 
     @property
+    def stale(self) -> bool:
+        """Whether the index has missed something and must be built anew."""
+        return self.mirror is not None and bool(self.mirror.stale)
+
+    @property
     def searched(self) -> frozenset[str]:
         """The spaces that neighbours are looked for in."""
         return frozenset({"raw"}) if self.generation is None else self.generation.searched
@@ -281,12 +293,14 @@ class ProjectPool:
     def neighbours(self, space: str, row: int, k: int, state: LabelState) -> list[tuple[int, float]]:
         """The at most ``k`` rows in that state that are nearest to a row, with their similarities."""
         vector = self.vectors(space)[row]
-        if self.mirror is None:
-            rows = self.alive()
-            rows = rows[self.teaching_states(rows) == state]
-            near = self.vectors(space)[rows] @ vector
-            best = np.argsort(-near, kind="stable")[:k]
-            return list(zip(rows[best].tolist(), near[best].tolist(), strict=True))
-        tasks, near = self.mirror.index.neighbours(space, vector, k, state)
-        found = zip(tasks.tolist(), near.tolist(), strict=True)
-        return [(self.row_of[task], similarity) for task, similarity in found if task in self.row_of]
+        found = None if self.mirror is None else self.mirror.neighbours(space, vector, k, state)
+        if found is not None:
+            pairs = zip(found[0].tolist(), found[1].tolist(), strict=True)
+            return [(self.row_of[task], similarity) for task, similarity in pairs if task in self.row_of]
+        if self.mirror is not None and len(self.ids) > SCANNED_UP_TO:
+            return []  # people wait, and one submit may look for many neighbours
+        rows = self.alive()
+        rows = rows[self.teaching_states(rows) == state]
+        near = self.vectors(space)[rows] @ vector
+        best = np.argsort(-near, kind="stable")[:k]
+        return list(zip(rows[best].tolist(), near[best].tolist(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from ml_backend.domain.deadline import within
 from ml_backend.domain.events import GenerationPublished
 from ml_backend.services.serving.project import Project
 
@@ -12,6 +13,7 @@ LOW = 0.75
 QUIET = 0.7
 """Seconds after a submit in which refilling waits, unless the window is nearly empty."""
 RANK_PAUSE = 0.2
+TURN_SECONDS = 10.0
 
 
 class Maintenance:
@@ -24,14 +26,22 @@ class Maintenance:
         self._synced_at = time.monotonic()
 
     def run(self) -> None:
-        """One turn."""
+        """One turn, which waits for others TURN_SECONDS at most; a reload takes as long as it takes."""
+        self._mend_index()
         self._hear_of_lost_generation()
         self._rank()
-        project = self.project
-        project.queue.look_ahead(project.pool, project.ports.studio)
-        self._refill()
-        self._train()
-        self._sync()
+        with within(TURN_SECONDS):
+            project = self.project
+            project.queue.look_ahead(project.pool, project.ports.studio)
+            self._refill()
+            self._train()
+            self._sync()
+
+    def _mend_index(self) -> None:
+        """StoreError while an index that missed something is away; once it is back it is built anew."""
+        if self.project.pool.stale:
+            self.project.check_index()
+            self.project.reload()
 
     def _hear_of_lost_generation(self) -> None:
         project = self.project

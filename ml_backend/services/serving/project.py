@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, assert_never
 
 import strategies
 from ml_backend.controls import Control, parse_label_config
+from ml_backend.domain.deadline import PROMPT, within
 from ml_backend.domain.events import (
     AuditSampleChanged,
     Event,
@@ -28,6 +30,9 @@ from ml_backend.services.serving.loading import Loader, ProjectPorts
 from ml_backend.wire import content_key_of, image_of, prediction
 
 log = logging.getLogger(__name__)
+
+DELETED_AT_ONCE = 1000
+"""Tasks forgotten while submits wait."""
 
 
 class Project:
@@ -115,7 +120,7 @@ class Project:
 
     def created(self, tasks: Sequence[Task]) -> None:
         """Tasks came in by whatever way; their images are embedded by a worker where they are not yet."""
-        known = self.ports.state.tasks(self.ref)
+        known = self.ports.state.tasks(self.ref, [task.id for task in tasks])
         keys = {task.id: known.get(task.id) or ContentKey(content_key_of(task)) for task in tasks}
         self.ports.state.set_tasks(self.ref, keys)
         self._loader.add(keys)
@@ -132,9 +137,11 @@ class Project:
 
     def deleted(self, tasks: Sequence[TaskId]) -> None:
         """Tasks were deleted."""
-        with self._loader.events:
-            self.ports.state.delete_tasks(self.ref, tasks)
-            self._loader.change(lambda pool: pool.remove(tasks))
+        for start in range(0, len(tasks), DELETED_AT_ONCE):
+            some = tasks[start : start + DELETED_AT_ONCE]
+            with self._loader.events:
+                self.ports.state.delete_tasks(self.ref, some)
+                self._loader.change(partial(ProjectPool.remove, tasks=some))
         self.queue.window.forget(tasks)
 
     def configured(self, label_config: str) -> None:
@@ -153,8 +160,7 @@ class Project:
         """Another process did something."""
         match event:
             case Ingested(tasks):
-                known = self.ports.state.tasks(self.ref)
-                self._loader.add({task: known[task] for task in tasks if task in known})
+                self._loader.add(self.ports.state.tasks(self.ref, tasks))
             case AuditSampleChanged():
                 self._mix()
             case StrategyChosen():
@@ -215,7 +221,8 @@ class Project:
 
     def check_index(self) -> None:
         """StoreError while the index is away."""
-        len(self._loader.index)
+        with within(PROMPT):
+            len(self._loader.index)
 
     def close(self) -> None:
         """Another process serves the project from now on."""

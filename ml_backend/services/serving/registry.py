@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from contextlib import suppress
 from functools import partial
 
 from ml_backend import wire
 from ml_backend.controls import parse_label_config
-from ml_backend.domain.errors import NotFound, RushError, StoreError
-from ml_backend.domain.events import Event, WebhookPassedOn
+from ml_backend.domain import deadline
+from ml_backend.domain.errors import NotFound, RushError, StoreError, Unavailable
+from ml_backend.domain.events import Event, ProjectUpdated, TasksCreated, WebhookPassedOn
 from ml_backend.domain.lock_order import OrderedLock, Rank
 from ml_backend.domain.model import ProjectRef
 from ml_backend.ports import Leases
@@ -19,25 +22,32 @@ from ml_backend.services.serving.events import handle
 from ml_backend.services.serving.loading import ProjectPorts
 from ml_backend.services.serving.maintenance import Maintenance
 from ml_backend.services.serving.project import Project
+from ml_backend.services.serving.turns import Turns
 
 log = logging.getLogger(__name__)
 
 TICK = 0.25
 """Seconds between two turns of the maintenance loop."""
+LOOP_SECONDS = 2.0
+"""How long the loop itself, which serves all projects, may wait for others."""
+LOAD_SECONDS = 5.0
+"""How long a request waits for its project to be loaded."""
+STOP_SECONDS = 10.0
 
 
 class Projects:
-    """The projects of one Label Studio, loaded when first needed."""
+    """The projects of one Label Studio, each loaded when first needed and tended in a thread of its own."""
 
     def __init__(self, ports: ProjectPorts, origin: str, leases: Leases | None = None) -> None:
         self.ports, self.origin, self.leases = ports, origin, leases
         self._loaded: dict[int, Project] = {}
-        self._maintenance: dict[int, Maintenance] = {}
+        self._loading: dict[int, Future[Project]] = {}
+        self._turns: dict[int, Turns] = {}
+        self._maintenance: dict[int, tuple[Maintenance, Future[bool] | None]] = {}
         self._lock = OrderedLock(Rank.REGISTRY)
         self._stop = threading.Event()
         self._lost = False
         self._said: dict[str, str] = {}
-        self._background = ThreadPoolExecutor(1, "background")
         self._loop = threading.Thread(target=self._maintain, name="maintenance", daemon=True)
 
     def ref(self, project: int) -> ProjectRef:
@@ -58,21 +68,25 @@ class Projects:
         return iter(list(self._loaded.values()))
 
     def get(self, project: int | None) -> Project:
-        """The connected project of that id; NotFound says how to connect it."""
+        """The connected project of that id, loaded by now.
+
+        NotFound says how to connect it; Unavailable where loading takes longer than a request may.
+        """
         if project is None:
-            raise NotFound("The request names no project.", "Label Studio sends it as project.id.")
+            raise _nameless()
         found = self._loaded.get(project)
         if found is not None:
             return found
-        ref = self.ref(project)
-        with self._lock:
-            if project not in self._loaded:
-                if not self.ports.state.options(ref).get("label_config"):
-                    raise NotFound(
-                        f"Project {project} is not connected.", f"Run: rush connect --project {project}"
-                    )
-                self._loaded[project] = Project(ref, self.ports)
-            return self._loaded[project]
+        loading = self._load(project)
+        try:
+            return loading.result(deadline.left(LOAD_SECONDS))
+        except TimeoutError:
+            if loading.done():
+                raise  # it is the loading's own
+            raise Unavailable(
+                f"Project {project} is being loaded.",
+                "Ask again in some seconds: no label is lost meanwhile.",
+            ) from None
 
     def register(self, project: int, label_config: str) -> bool:
         """Note a project without loading it; True where ``connect`` has yet to take it or its config in.
@@ -81,10 +95,9 @@ class Projects:
         """
         parse_label_config(label_config)
         ref = self.ref(project)
-        with self._lock:
-            if not self.ports.state.options(ref).get("label_config"):
-                self.ports.state.set_options(ref, label_config=label_config)
-                self.ports.jobs.enqueue("sync", ref)
+        if not self.ports.state.options(ref).get("label_config"):
+            self.ports.state.set_options(ref, label_config=label_config)
+            self.ports.jobs.enqueue("sync", ref)
         found = self._loaded.get(project)
         return found is None or (bool(label_config) and found.label_config != label_config)
 
@@ -95,22 +108,77 @@ class Projects:
         found.configured(label_config)
         return found
 
-    # ---- in the background
+    def hear(self, hook: wire.WebhookJson) -> None:
+        """Take one of Label Studio's webhooks in: now, or in the project's own thread where it takes long."""
+        try:
+            project = self.get(hook.project_id)
+        except Unavailable:  # it is being loaded, and hears of this right after
+            self.in_turn(
+                hook.project_id, hook.action, lambda project: handle(project, hook.event(project.control))
+            )
+            return
+        event = hook.event(project.control)
+        project.ports.state.set_options(project.ref, webhook_seen=str(time.time()))
+        if isinstance(event, TasksCreated | ProjectUpdated):  # may be thousands of tasks to load
+            self.in_turn(project.ref.id, hook.action, lambda project: handle(project, event))
+        else:
+            handle(project, event)
 
-    def in_background(self, what: str, work: Callable[[], object]) -> None:
-        """Do what is too long for Label Studio's patience in a thread of its own, one after the other."""
+    # ---- in the projects' own threads
+
+    def _load(self, project: int) -> Future[Project]:
+        """The loading that is under way, or a new one where there is none or it failed."""
+        ref = self.ref(project)
+        if not self.ports.state.options(ref).get("label_config"):
+            raise NotFound(f"Project {project} is not connected.", f"Run: rush connect --project {project}")
+        with self._lock:
+            loading = self._loading.get(project)
+            if loading is None or (loading.done() and project not in self._loaded):
+                loading = self._thread_of(project).do(lambda: self._open(ref))
+                self._loading[project] = loading
+        return loading
+
+    def _open(self, ref: ProjectRef) -> Project:
+        found = Project(ref, self.ports)
+        self._loaded[ref.id] = found
+        return found
+
+    def _thread_of(self, project: int) -> Turns:
+        if project not in self._turns:
+            self._turns[project] = Turns(f"project {project}")
+        return self._turns[project]
+
+    def in_turn(self, project: int | None, what: str, work: Callable[[Project], object]) -> None:
+        """Do what is too long for Label Studio's patience once the project is loaded, after all before it.
+
+        NotFound where it is not connected.
+        """
+        if project is None:
+            raise _nameless()
+        if project not in self._loaded:
+            self._load(project)
 
         def logged() -> None:
+            found = self._loaded.get(project)
             try:
-                work()
+                if found is None:
+                    raise self._loading[project].exception() or NotFound(f"Project {project} has gone.")
+                work(found)
             except RushError as error:
-                log.warning("%s: %s", what, error)
+                log.warning("project %s: %s: %s", project, what, error)
                 if isinstance(error, StoreError):
                     self.missed()
             except Exception:
-                log.exception("%s failed", what)
+                log.exception("project %s: %s failed", project, what)
 
-        self._background.submit(logged)
+        with self._lock:
+            self._thread_of(project).do(logged)
+
+    def missed(self) -> None:
+        """State or index did not hear of something: Label Studio is asked once both are back."""
+        self._lost = True
+
+    # ---- the loop
 
     def start(self) -> None:
         """Load every known project and start the maintenance loop."""
@@ -119,42 +187,55 @@ class Projects:
     def stop(self) -> None:
         """End the maintenance loop: what it is doing is finished, what waits is left to the next sync."""
         self._stop.set()
-        self._background.shutdown(cancel_futures=True)
+        end = time.monotonic() + STOP_SECONDS
         if self._loop.is_alive():
-            self._loop.join(timeout=10)
+            self._loop.join(STOP_SECONDS)
+        for turns in list(self._turns.values()):
+            turns.stop(max(0.0, end - time.monotonic()))
         if self.leases is not None:
             self.leases.close()
 
     def _maintain(self) -> None:
-        self._try(self._hear, "events")  # from here on none is missed
-        while not self._stop.is_set() and not self._try(self._load, "projects"):
+        self._try_soon(self._hear, "events")  # from here on none is missed
+        while not self._stop.is_set() and not self._try_soon(self._load_known, "projects"):
             pass
         while not self._stop.is_set():
-            self._try(self._hear, "events")
+            self._try_soon(self._hear, "events")
             if self.leases is not None:
-                self._try(self._share, "replicas")
+                self._try_soon(self._share, "replicas")
             if self._lost:
-                self._try(self._catch_up, "catching up")
+                self._try_soon(self._catch_up, "catching up")
             for project in self:
-                if self._stop.is_set():
-                    return
-                self._try(self._maintenance_of(project).run, f"project {project.ref.id}")
+                self._tend(project)
 
-    def _maintenance_of(self, project: Project) -> Maintenance:
-        if project.ref.id not in self._maintenance:
-            self._maintenance[project.ref.id] = Maintenance(project)
-        return self._maintenance[project.ref.id]
+    def _tend(self, project: Project) -> None:
+        """Give the project its next turn, unless it still has its last one."""
+        maintenance, turn = self._maintenance.get(project.ref.id) or (Maintenance(project), None)
+        if turn is None or turn.done():
+            with self._lock:
+                turn = self._thread_of(project.ref.id).do(partial(self._turn, maintenance))
+        self._maintenance[project.ref.id] = (maintenance, turn)
 
-    def _load(self) -> None:
+    def _turn(self, maintenance: Maintenance) -> bool:
+        return self._stop.is_set() or self._try(maintenance.run, f"project {maintenance.project.ref.id}")
+
+    def _load_known(self) -> None:
         for ref in self.ports.state.projects():
-            mine = ref.origin == self.origin and not self.elsewhere(ref.id)
-            if mine and not self._stop.is_set():
-                try:
-                    self.get(ref.id)
-                except StoreError:
-                    raise  # all of them again
-                except Exception:
-                    log.exception("project %s: not loaded", ref.id)
+            if ref.origin == self.origin and not self.elsewhere(ref.id):
+                self._begin(ref)
+
+    def _begin(self, ref: ProjectRef) -> None:
+        """Have the project loaded; where that fails it is said, and a store that is away is waited for."""
+
+        def ended(loading: Future[Project]) -> None:
+            error = loading.exception()
+            if isinstance(error, StoreError):
+                self.missed()
+            if error is not None:
+                log.error("project %s: not loaded: %s", ref.id, error, exc_info=_unknown(error))
+
+        with suppress(NotFound):  # something was written about a project that nobody has connected
+            self._load(ref.id).add_done_callback(ended)
 
     def _share(self) -> None:
         """Let go of what another replica owns, and take over what nobody does any more."""
@@ -162,19 +243,28 @@ class Projects:
             if ref.origin != self.origin:
                 continue
             if self.elsewhere(ref.id):
-                self._maintenance.pop(ref.id, None)  # it holds the project
-                if (lost := self._loaded.pop(ref.id, None)) is not None:
-                    lost.close()
-            elif ref.id not in self._loaded:
-                self.get(ref.id)
+                self._let_go(ref.id)
+            elif ref.id not in self._loading:
+                self._begin(ref)
                 self.ports.jobs.enqueue("sync", ref)  # what nobody heard in between
                 log.info("project %s is this replica's now.", ref.id)
 
-    def missed(self) -> None:
-        """State or index did not hear of something: Label Studio is asked once both are back."""
-        self._lost = True
+    def _let_go(self, project: int) -> None:
+        """Forget a project that this process does not serve any more; it may come back."""
+        with self._lock:
+            turns = self._turns.pop(project, None)
+            lost = self._loaded.pop(project, None)
+            self._loading.pop(project, None)
+            self._maintenance.pop(project, None)
+        if turns is not None:
+            turns.stop(0)
+        if lost is not None:
+            lost.close()
 
     def _catch_up(self) -> None:
+        for ref in self.ports.state.projects():
+            if ref.origin == self.origin and ref.id in self._loading and ref.id not in self._loaded:
+                self._begin(ref)
         for project in self:
             project.check_index()
             self.ports.jobs.enqueue("sync", project.ref)
@@ -183,12 +273,23 @@ class Projects:
         log.info("State and index are there; %d projects are synced.", len(self._loaded))
 
     def _hear(self) -> None:
+        end = time.monotonic() + TICK
         for ref, event in self.ports.state.listen(TICK):
-            project = self._loaded.get(ref.id)
-            if project is not None and ref.origin == self.origin:
-                self._try(partial(_take, project, event), f"project {ref.id}: {type(event).__name__}")
-            if self._stop.is_set():
+            if ref.origin == self.origin and ref.id in self._loading:
+                with self._lock:
+                    self._thread_of(ref.id).do(partial(self._take, ref.id, event))
+            if self._stop.is_set() or time.monotonic() > end:
                 return
+
+    def _take(self, number: int, event: Event) -> None:
+        project = self._loaded.get(number)
+        if project is not None:
+            self._try(partial(_taken, project, event), f"project {number}: {type(event).__name__}")
+
+    def _try_soon(self, work: Callable[[], object], what: str) -> bool:
+        """``_try`` what may hold up all projects."""
+        with deadline.within(LOOP_SECONDS):
+            return self._try(work, what)
 
     def _try(self, work: Callable[[], object], what: str) -> bool:
         """Whether it went well. The loop outlives every failure: Label Studio and Redis come back."""
@@ -210,8 +311,17 @@ class Projects:
         return False
 
 
-def _take(project: Project, event: Event) -> None:
+def _nameless() -> NotFound:
+    return NotFound("The request names no project.", "Label Studio sends it as project.id.")
+
+
+def _taken(project: Project, event: Event) -> None:
     if isinstance(event, WebhookPassedOn):
         handle(project, wire.webhook(event.body).event(project.control))
     else:
         project.on_event(event)
+
+
+def _unknown(error: BaseException) -> BaseException | None:
+    """The error where its message does not say all."""
+    return None if isinstance(error, RushError) else error
