@@ -57,6 +57,7 @@ class QdrantIndex:
     def __init__(self, url: str, name: str, api_key: str = "", *, grpc: bool = False) -> None:
         self._url, self._name = url, name
         self._changes = Changes(lambda: name)  # the alias, whatever collection is behind it
+        self._there = False
         with self._server():
             self._client = QdrantClient(
                 location=url,
@@ -65,10 +66,8 @@ class QdrantIndex:
                 timeout=int(PATIENCE),
                 check_compatibility=False,
             )
-            if url != ":memory:":
-                self._client.http.client.add_middleware(_in_time)
-            if retried(self._current) is None:
-                self._switch(self._create())
+        if url != ":memory:":
+            self._client.http.client.add_middleware(_in_time)
 
     def build(self, tasks: Array, vectors: Mapping[str, Floats], states: Array) -> None:
         """Replace everything: task ids (n,), per space (n, SPACE_DIM) unit vectors, states (n,)."""
@@ -80,6 +79,7 @@ class QdrantIndex:
                 with self._changes.succeeding(fresh):
                     old = self._current()
                     self._switch(fresh)
+                    self._there = True
             except BaseException:
                 self._client.delete_collection(fresh)
                 raise
@@ -110,6 +110,7 @@ class QdrantIndex:
             return np.empty(0, np.int64), np.empty(0, np.float32)
         match = models.FieldCondition(key="state", match=models.MatchValue(value=int(state)))
         with self._server():
+            self._exist()
             found = retried(
                 partial(
                     self._client.query_points,
@@ -133,6 +134,7 @@ class QdrantIndex:
         if not len(tasks):
             return {}
         with self._server():
+            self._exist()
             rows = self._client.retrieve(self._name, _ids(tasks), with_payload=False, with_vectors=[space])
         return {
             int(row.id): np.array(row.vector[space], np.float32)
@@ -152,7 +154,14 @@ class QdrantIndex:
 
     def _apply(self, change: Change) -> None:
         with self._server():
+            self._exist()
             self._changes.make(lambda collection: retried(partial(change, collection)))
+
+    def _exist(self) -> None:
+        """Make an empty collection where nothing was ever built; a server that is away is met here first."""
+        if not self._there and retried(self._current) is None:
+            self._switch(self._create())
+        self._there = True
 
     def _create(self) -> str:
         collection = f"{self._name}.{int(time.time())}.{uuid.uuid4().hex[:8]}"

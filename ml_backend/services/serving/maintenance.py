@@ -27,7 +27,6 @@ class Maintenance:
 
     def run(self) -> None:
         """One turn, which waits for others TURN_SECONDS at most; a reload takes as long as it takes."""
-        self._mend_index()
         self._hear_of_lost_generation()
         self._rank()
         with within(TURN_SECONDS):
@@ -36,6 +35,7 @@ class Maintenance:
             self._refill()
             self._train()
             self._sync()
+        self._mend_index()  # last: all else goes on without
 
     def _mend_index(self) -> None:
         """StoreError while an index that missed something is away; once it is back it is built anew."""
