@@ -28,7 +28,11 @@ class Ranks:
         self.rank, self.size = rank, size
 
     def average(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make every rank's gradients the mean of all ranks' (n processes see n batches a step)."""
+        """Make every rank's gradients the mean of all ranks' (n processes see n batches a step).
+
+        DistributedDataParallel takes as long a step, and warns in torch 2.15 whatever it is told of buffers
+        and unused parameters; self-training's steps without a sure image have some.
+        """
         if self.size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None]
