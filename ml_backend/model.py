@@ -44,11 +44,13 @@ class RushModel(LabelStudioMLBase):
 
     TRAIN_EVENTS = (
         "ANNOTATION_CREATED",
+        "ANNOTATIONS_CREATED",
         "ANNOTATION_UPDATED",
         "ANNOTATIONS_DELETED",
         "TASKS_CREATED",
         "TASKS_DELETED",
         "PROJECT_UPDATED",
+        "PROJECT_DELETED",
         "START_TRAINING",
     )
 
@@ -84,6 +86,8 @@ class RushModel(LabelStudioMLBase):
         if "job_id" in kwargs and hook.project_id is not None:  # 1.0.9: we are a child of the host
             container = Container(Settings.read())
             container.state.publish(container.ref(hook.project_id), WebhookPassedOn(body))
+        elif hook.project_id is None:  # sent without payload
+            _projects().ask()
         else:
             project = _projects().get(hook.project_id)
             handle(project, hook.event(project.control))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -15,11 +15,13 @@ from ml_backend.domain.events import (
     AnnotationsDeleted,
     AnnotationsSaved,
     Irrelevant,
+    ProjectDeleted,
     ProjectUpdated,
     StudioEvent,
     TasksCreated,
     TasksDeleted,
     TrainingAsked,
+    Unspecified,
 )
 from ml_backend.domain.model import (
     MODEL_VERSION,
@@ -34,6 +36,7 @@ from ml_backend.domain.model import (
 from ml_backend.domain.provenance import is_marked
 
 M = TypeVar("M", bound=BaseModel)
+T = TypeVar("T")
 _FAR = 2.0**40
 
 
@@ -44,6 +47,11 @@ class _Wire(BaseModel):
 def _id_of(value: Any) -> Any:
     """Label Studio sends related objects as an id or as an object that has one."""
     return value.get("id") if isinstance(value, Mapping) else value
+
+
+def _rows(value: Any) -> Any:
+    """Label Studio sends one object, or a list of them, under the same name."""
+    return [] if value is None else value if isinstance(value, list) else [value]
 
 
 def _seconds(value: Any) -> float | None:
@@ -57,6 +65,8 @@ def _seconds(value: Any) -> float | None:
 
 Id = Annotated[int, BeforeValidator(_id_of), Field(ge=0, lt=2**63)]
 """An id that fits Label Studio's database and our int64 arrays."""
+Rows = Annotated[list[Any], BeforeValidator(_rows)]
+"""Objects that are read one by one: a malformed one costs nothing but itself."""
 
 
 class TaskJson(_Wire):
@@ -102,45 +112,74 @@ class WebhookJson(_Wire):
 
     action: str = Field(min_length=1, max_length=64)
     project: ProjectJson | None = None
-    annotation: dict[str, Any] | None = None
-    annotations: list[dict[str, Any]] = []
-    task: dict[str, Any] | None = None
-    tasks: list[dict[str, Any]] = []
+    annotation: Rows = []
+    annotations: Rows = []
+    task: Rows = []
+    tasks: Rows = []
 
     @property
     def project_id(self) -> int | None:
-        """None only where Label Studio sent no project."""
+        """None only where Label Studio sent no project, as a webhook without payload."""
         return self.project.id if self.project else None
 
     def event(self, control: Control) -> StudioEvent:
-        """The webhook in our words, its answers read by the project's control."""
+        """The webhook in our words, its answers read by the project's control.
+
+        BadRequest where none of what it is about can be read.
+        """
         match self.action:
             case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED":
-                rows = [self.annotation] if self.annotation else self.annotations
-                if not rows:
-                    raise BadRequest(f"{self.action} carries no annotation.")
-                return AnnotationsSaved(tuple(annotation(row, control) for row in rows), self._task())
-            case "ANNOTATIONS_DELETED":
-                return AnnotationsDeleted(
-                    tuple(AnnotationId(parse(IdOnly, row).id) for row in self.annotations)
+                answers, left_out = readable(
+                    self.annotation or self.annotations, lambda row: annotation(row, control)
                 )
+                event: StudioEvent = AnnotationsSaved(answers, self._tasks(), left_out)
+            case "ANNOTATIONS_DELETED":
+                event = AnnotationsDeleted(*readable(self.annotations, lambda row: AnnotationId(_id(row))))
             case "TASKS_CREATED":
-                return TasksCreated(tuple(parse(TaskJson, row).to_domain() for row in self.tasks))
+                event = TasksCreated(*readable(self.tasks, _task))
             case "TASKS_DELETED":
-                return TasksDeleted(tuple(TaskId(parse(IdOnly, row).id) for row in self.tasks))
+                event = TasksDeleted(*readable(self.tasks, lambda row: TaskId(_id(row))))
             case "PROJECT_UPDATED":
-                return ProjectUpdated(self.project.label_config if self.project else "")
+                label_config = self.project.label_config if self.project else ""
+                return ProjectUpdated(label_config) if label_config else Unspecified(self.action)
+            case "PROJECT_DELETED":
+                return ProjectDeleted()
             case "START_TRAINING":
                 return TrainingAsked()
             case _:
                 return Irrelevant(self.action)
+        if self.annotation or self.annotations or self.tasks:
+            return event
+        return Unspecified(self.action)
 
-    def _task(self) -> tuple[Task, ...]:
-        """The task that an annotation's webhook brings along; a malformed one costs nothing else."""
+    def _tasks(self) -> tuple[Task, ...]:
+        """The tasks that an annotation's webhook brings along; malformed ones cost nothing else."""
         try:
-            return (parse(TaskJson, self.task).to_domain(),) if self.task else ()
+            return readable(self.task, _task)[0]
         except BadRequest:
             return ()
+
+
+def readable(rows: Sequence[Any], read: Callable[[Any], T]) -> tuple[tuple[T, ...], tuple[str, ...]]:
+    """What can be read, and why each of the others can't; BadRequest where none can."""
+    good: list[T] = []
+    bad: dict[int, BadRequest] = {}
+    for number, row in enumerate(rows):
+        try:
+            good.append(read(row))
+        except BadRequest as error:
+            bad[number] = error
+    if bad and not good:
+        raise next(iter(bad.values()))
+    return tuple(good), tuple(f"row {number}: {error.message}" for number, error in bad.items())
+
+
+def _task(row: Any) -> Task:
+    return parse(TaskJson, row).to_domain()
+
+
+def _id(row: Any) -> int:
+    return parse(IdOnly, row).id
 
 
 class PredictJson(_Wire):

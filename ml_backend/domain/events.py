@@ -20,6 +20,8 @@ class AnnotationsSaved:
 
     annotations: tuple[Annotation, ...]
     tasks: tuple[Task, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Of each row that can't be read, here and below: why, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,7 @@ class AnnotationsDeleted:
     """Annotations are gone."""
 
     annotations: tuple[AnnotationId, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ class TasksCreated:
     """Tasks came in."""
 
     tasks: tuple[Task, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,7 @@ class TasksDeleted:
     """Tasks are gone, with all that belonged to them."""
 
     tasks: tuple[TaskId, ...]
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,18 @@ class ProjectUpdated:
 @dataclass(frozen=True, slots=True)
 class TrainingAsked:
     """Somebody pressed Start Training."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectDeleted:
+    """The project is gone, with all that belonged to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unspecified:
+    """An action without what it was about, as a webhook without payload sends it: Label Studio knows."""
+
+    action: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,8 @@ StudioEvent = (
     | TasksDeleted
     | ProjectUpdated
     | TrainingAsked
+    | ProjectDeleted
+    | Unspecified
     | Irrelevant
 )
 

@@ -46,8 +46,8 @@ def routes(projects: Projects, elsewhere: Callable[[], list[dict[str, Any]]]) ->
 
     @api.post("/webhook")
     def take_webhook() -> Response:
-        projects.hear(webhook(_json()))
-        return jsonify(status="ok")
+        left_out = projects.hear(webhook(_json()))
+        return jsonify({"status": "ok"} | ({"left_out": left_out} if left_out else {}))
 
     @api.post("/train")
     def train() -> tuple[Response, int]:

@@ -96,19 +96,34 @@ class Project:
 
     def annotated(self, annotation: Annotation, task: Task | None = None) -> Move | None:
         """Someone submitted, changed or skipped: note it and put what comes next in front."""
-        state = self.ports.state
-        if not annotation.machine:
+        return self.all_annotated([annotation], [task] if task else []).get(annotation.annotator)
+
+    def all_annotated(
+        self, annotations: Sequence[Annotation], tasks: Sequence[Task] = ()
+    ) -> dict[int, Move]:
+        """Note them all, then put one next task in front for each annotator, after their last answer."""
+        state, came = self.ports.state, {task.id: task for task in tasks}
+        last = {a.annotator: a for a in annotations if not a.machine}  # after a machine nobody waits
+        if last:
             state.note_submit(self.ref)
-        if not self.pool.has(annotation.task):
-            self.created([task or Task(annotation.task, {})])
+        unknown = dict.fromkeys(a.task for a in annotations if not self.pool.has(a.task))
+        if unknown:
+            self.created([came.get(task) or Task(task, {}) for task in unknown])
         with self._loader.events:
-            state.set_annotations(self.ref, [annotation])
+            state.set_annotations(self.ref, annotations)
             pool = self.pool
-            again = pool.answered_by(annotation.task, annotation.annotator)
-            self._loader.change(lambda pool: pool.apply(annotation))
-        if annotation.machine:
-            return None  # nobody waits for a next one
-        return self.queue.advance(pool, annotation, self.ports.studio, again=again)
+            again = {who: pool.answered_by(answer.task, who) for who, answer in last.items()}
+
+            def apply(pool: ProjectPool) -> None:
+                for annotation in annotations:
+                    pool.apply(annotation)
+
+            self._loader.change(apply)
+        moves = {
+            who: self.queue.advance(pool, answer, self.ports.studio, again=again[who])
+            for who, answer in last.items()
+        }
+        return {who: move for who, move in moves.items() if move is not None}
 
     def unannotated(self, annotations: Sequence[AnnotationId]) -> None:
         """Annotations were deleted."""

@@ -108,21 +108,28 @@ class Projects:
         found.configured(label_config)
         return found
 
-    def hear(self, hook: wire.WebhookJson) -> None:
-        """Take one of Label Studio's webhooks in: now, or in the project's own thread where it takes long."""
+    def hear(self, hook: wire.WebhookJson) -> tuple[str, ...]:
+        """Take one of Label Studio's webhooks in: now, or in the project's own thread where it takes long.
+
+        Returns why rows of it can't be read.
+        """
+        if hook.project_id is None:  # sent without payload: an action, and not a word of whose
+            self.ask()
+            return ()
         try:
             project = self.get(hook.project_id)
         except Unavailable:  # it is being loaded, and hears of this right after
             self.in_turn(
                 hook.project_id, hook.action, lambda project: handle(project, hook.event(project.control))
             )
-            return
+            return ()
         event = hook.event(project.control)
         project.ports.state.set_options(project.ref, webhook_seen=str(time.time()))
         if isinstance(event, TasksCreated | ProjectUpdated):  # may be thousands of tasks to load
             self.in_turn(project.ref.id, hook.action, lambda project: handle(project, event))
         else:
             handle(project, event)
+        return getattr(event, "left_out", ())
 
     # ---- in the projects' own threads
 
@@ -260,6 +267,12 @@ class Projects:
             turns.stop(0)
         if lost is not None:
             lost.close()
+
+    def ask(self) -> None:
+        """Something happened in one of the projects, and nobody said in which: Label Studio is asked."""
+        for ref in self.ports.state.projects():
+            if ref.origin == self.origin:
+                self.ports.jobs.enqueue("sync", ref)
 
     def _catch_up(self) -> None:
         for ref in self.ports.state.projects():
