@@ -54,13 +54,13 @@ def _rows(value: Any) -> Any:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def _seconds(value: Any) -> float | None:
-    """A duration, or nothing: an odd one must not cost the label that it came with."""
+def _number(value: Any) -> float | None:
+    """A duration or a count, or nothing: an odd one must not cost the row that it came with."""
     try:
-        seconds = float(value)
+        number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    return seconds if 0.0 <= seconds < math.inf else None
+    return number if 0.0 <= number < math.inf else None
 
 
 Id = Annotated[int, BeforeValidator(_id_of), Field(ge=0, lt=2**63)]
@@ -75,6 +75,8 @@ class TaskJson(_Wire):
     id: Id
     data: dict[str, Any] = {}
     meta: dict[str, Any] | None = None
+    total_annotations: Annotated[float | None, BeforeValidator(_number)] = None
+    cancelled_annotations: Annotated[float | None, BeforeValidator(_number)] = None
 
     def to_domain(self) -> Task:
         """The task in our words."""
@@ -89,7 +91,7 @@ class AnnotationJson(_Wire):
     completed_by: Id | None = None
     result: list[dict[str, Any]] | None = None
     was_cancelled: bool = False
-    lead_time: Annotated[float | None, BeforeValidator(_seconds)] = None
+    lead_time: Annotated[float | None, BeforeValidator(_number)] = None
     created_at: Annotated[str, BeforeValidator(text_of)] = ""
     parent_prediction: Id | None = None
 
@@ -136,7 +138,9 @@ class WebhookJson(_Wire):
             case "ANNOTATIONS_DELETED":
                 event = AnnotationsDeleted(*readable(self.annotations, lambda row: AnnotationId(_id(row))))
             case "TASKS_CREATED":
-                event = TasksCreated(*readable(self.tasks, _task))
+                rows, left_out = readable(self.tasks, lambda row: parse(TaskJson, row))
+                answered = any(row.total_annotations or row.cancelled_annotations for row in rows)
+                event = TasksCreated(tuple(row.to_domain() for row in rows), left_out, answered)
             case "TASKS_DELETED":
                 event = TasksDeleted(*readable(self.tasks, lambda row: TaskId(_id(row))))
             case "PROJECT_UPDATED":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import sqlite3
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from typing import Any
 
 import httpx
 
+from ml_backend.adapters.processes.servers import LocalLabelStudio
 from tests.conftest import TOKEN, _server, _template
 from tests.serving import serving
 
@@ -36,9 +38,15 @@ class Recorder:
     """Does things in Label Studio and keeps what it sends meanwhile."""
 
     def __init__(
-        self, api: httpx.Client, hook: str, received: list[dict[str, Any]], folder: Path, files: Path
+        self,
+        api: httpx.Client,
+        hook: str,
+        received: list[dict[str, Any]],
+        folder: Path,
+        studio: LocalLabelStudio,
     ) -> None:
-        self.api, self.hook, self.received, self.folder, self.files = api, hook, received, folder, files
+        self.api, self.hook, self.received, self.folder = api, hook, received, folder
+        self.files, self.database = studio.files_root, studio.folder / "label_studio.sqlite3"
         self.webhooks: list[int] = []
 
     def call(self, method: str, path: str, **request: Any) -> Any:
@@ -130,23 +138,42 @@ def record(it: Recorder, *, payload: bool) -> None:
         storage = {"project": project, "path": str(files), "use_blob_urls": True, "regex_filter": ".*jpg"}
         made = it.call("POST", "/api/storages/localfiles", json=storage)["id"]
         it.call("POST", f"/api/storages/localfiles/{made}/sync")
-    if payload:
-        with it.recorded("label_links"):
-            label = {"project": project, "from_name": "label", "value": ["mouse"], "title": "mouse"}
-            # Answered with 500: Label Studio 1.23.2 falls over its own LABEL_LINK_CREATED, the link is made.
-            it.api.post("/api/labels/", json=[label])
-            for row in it.call("GET", f"/api/label_links/?project={project}")["results"]:
-                it.call("PATCH", f"/api/label_links/{row['id']}/", json={"from_name": "label"})
-                it.call("DELETE", f"/api/label_links/{row['id']}/")
     with it.recorded(f"delete_all_tasks{end}"):
         it.call("DELETE", f"/api/projects/{project}/tasks/")
+    it.silence()
+
+
+def record_label_links(it: Recorder, *, payload: bool) -> None:
+    end = "" if payload else "_bare"
+    project = it.project(payload=payload)
+    # Label Studio 1.23.2 falls over its own LABEL_LINK_CREATED (500): the link is made behind its back.
+    with contextlib.closing(sqlite3.connect(it.database)) as database, database:
+        now, row = "2026-11-28 00:00:00", database.execute("SELECT id FROM organization").fetchone()
+        label = database.execute(
+            "INSERT INTO labels_manager_label "
+            "(created_at, updated_at, value, title, approved, organization_id, created_by_id) "
+            "VALUES (?, ?, ?, ?, 0, ?, 1)",
+            (now, now, '["mouse"]', f"mouse{end}", row[0]),
+        ).lastrowid
+        link = database.execute(
+            "INSERT INTO labels_manager_labellink (from_name, label_id, project_id) VALUES ('label', ?, ?)",
+            (label, project),
+        ).lastrowid
+    with it.recorded(f"label_links{end}"):
+        it.call("PATCH", f"/api/label_links/{link}/", json={"from_name": "label"})
+        it.call("DELETE", f"/api/label_links/{link}/")
     it.silence()
 
 
 def record_organization(it: Recorder, *, payload: bool) -> None:
     """What only a webhook of the whole organization hears."""
     end = "_organization" if payload else "_organization_bare"
-    it.listen(send_payload=payload)
+    it.project(payload=payload)
+    with (
+        contextlib.closing(sqlite3.connect(it.database)) as database,
+        database,
+    ):  # the API makes none any more
+        database.execute("UPDATE webhook SET project_id = NULL")
     with it.recorded(f"project_create{end}"):
         made = it.call("POST", "/api/projects", json={"title": "lab", "label_config": CONFIG})["id"]
     with it.recorded(f"import{end}"):
@@ -179,16 +206,12 @@ def main(folder: Path, environment: Path) -> None:
         studio = _server(data, environment)
         studio.start(print)
         try:
-            with httpx.Client(
-                base_url=studio.url,
-                headers={"Authorization": f"Token {TOKEN}"},
-                timeout=60,
-                follow_redirects=True,
-            ) as api:
-                it = Recorder(api, f"{receiver}/webhook", received, folder, studio.files_root)
-                for payload in (True, False):
-                    record(it, payload=payload)
-                    record_organization(it, payload=payload)
+            headers = {"Authorization": f"Token {TOKEN}"}
+            with httpx.Client(base_url=studio.url, headers=headers, timeout=60) as api:
+                it = Recorder(api, f"{receiver}/webhook", received, folder, studio)
+                for recording in (record, record_label_links, record_organization):
+                    recording(it, payload=True)
+                    recording(it, payload=False)
         finally:
             studio.stop()
 

@@ -38,6 +38,20 @@ class Unauthorized(RushError):
     code = "unauthorized"
 
 
+class Forbidden(RushError):
+    """The request comes from where none is taken from, whatever credentials it carries."""
+
+    status = 403
+    code = "forbidden"
+
+
+class NotJson(RushError):
+    """The body is of a kind that is never read."""
+
+    status = 415
+    code = "not_json"
+
+
 class NotFound(RushError):
     """What the request names does not exist."""
 

@@ -34,10 +34,11 @@ class AnnotationsDeleted:
 
 @dataclass(frozen=True, slots=True)
 class TasksCreated:
-    """Tasks came in."""
+    """Tasks came in; ``answered``: some with answers, which no event of their own tells."""
 
     tasks: tuple[Task, ...]
     left_out: tuple[str, ...] = ()
+    answered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ml_backend.ports import Replicas
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.web import problems, replica_proxy, routes
-from ml_backend.web.auth import check_credentials
+from ml_backend.web.auth import check_credentials, check_sender
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -35,6 +35,7 @@ def create_app(settings: Settings, projects: Projects, replicas: Replicas | None
         g.started, g.id = time.perf_counter(), uuid.uuid4().hex[:12]
         if request.path == "/health":
             return  # open to everybody, so nothing of it is read
+        check_sender(settings)
         check_credentials(settings)
         # A body in chunks doesn't say how long it is, and werkzeug cuts it off without a word.
         if request.content_length is None and len(request.get_data()) >= app.config["MAX_CONTENT_LENGTH"]:

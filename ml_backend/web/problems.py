@@ -29,9 +29,7 @@ def install(app: Flask, settings: Settings, projects: Projects) -> None:
     def http_error(error: HTTPException) -> tuple[Response, int]:
         known: RushError = BadRequest(error.description or error.name)
         if error.code == 413:
-            known = TooLarge(
-                f"The request is larger than {settings.max_body_mb:g} MB.", "Raise RUSH_MAX_BODY_MB."
-            )
+            known = too_large(settings.max_body_mb)
         elif error.code == 404:
             known = NotFound(f"There is no {request.path} here.", "See docs/protocol.md.")
         known.status = error.code or 500
@@ -43,6 +41,16 @@ def install(app: Flask, settings: Settings, projects: Projects) -> None:
         return _answer(RushError("Something went wrong inside Rush."), 500)
 
 
+def too_large(megabytes: float) -> TooLarge:
+    """A body that is over the limit."""
+    return TooLarge(f"The request is larger than {megabytes:g} MB.", "Raise RUSH_MAX_BODY_MB.")
+
+
+def described(error: RushError, request_id: str | None = None) -> dict[str, str | None]:
+    """The error as clients get it."""
+    body = {"error": error.message, "code": error.code, "hint": error.hint, "request_id": request_id}
+    return body | ({"field": error.field} if error.field else {})
+
+
 def _answer(error: RushError, status: int) -> tuple[Response, int]:
-    body = {"error": error.message, "code": error.code, "hint": error.hint, "request_id": g.get("id")}
-    return jsonify(body | ({"field": error.field} if error.field else {})), status
+    return jsonify(described(error, g.get("id"))), status

@@ -1,58 +1,39 @@
-"""The web process: gunicorn with one worker, which owns the embedded index, and threads."""
+"""The web process: one, which owns the embedded index, its connections and its threads."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-from flask import Flask
-from gunicorn.app.base import BaseApplication
+import os
+import signal
+import threading
 
 from ml_backend.bootstrap import Container
-from ml_backend.services.serving.registry import Projects
 from ml_backend.web.app import create_app
 from ml_backend.web.auth import require_auth_if_public
+from ml_backend.web.connections import Server
 
-THREADS = 8
-
-
-class Server(BaseApplication):  # type: ignore[misc]
-    """Gunicorn with one process, which owns the embedded index, and threads."""
-
-    def __init__(self, container: Container) -> None:
-        self.container = container
-        self.projects: Projects | None = None
-        super().__init__()
-
-    def load_config(self) -> None:
-        """Configure gunicorn from our settings."""
-        settings = self.container.settings
-        options: dict[str, Any] = {
-            "bind": f"{settings.host}:{settings.port}",
-            "workers": 1,
-            "worker_class": "gthread",
-            "threads": THREADS,
-            "timeout": 0,  # loading 100,000 tasks takes longer than gunicorn's patience
-            "graceful_timeout": 5,
-            "keepalive": 75,
-            "control_socket_disable": True,
-            "accesslog": None,
-            "loglevel": "warning",
-            "worker_exit": lambda server, worker: self.projects.stop() if self.projects else None,
-        }
-        for name, value in options.items():
-            if name in self.cfg.settings:
-                self.cfg.set(name, value)
-
-    def load(self) -> Flask:
-        """Build the app inside the worker process, so that it owns its threads and the index."""
-        self.projects = self.container.open_projects()
-        self.projects.start()
-        logging.getLogger(__name__).info("Rush answers on %s", self.container.settings.backend_url)
-        return create_app(self.container.settings, self.projects, self.container.replicas)
+STOP_SECONDS = 12.0
+"""After which a process that was told to stop ends, whatever still hangs in it."""
 
 
 def serve(container: Container) -> None:
-    """Run the web process until it is told to stop; BadRequest as ``require_auth_if_public`` says."""
-    require_auth_if_public(container.settings)
-    Server(container).run()
+    """Run the web process until it is told to stop.
+
+    BadRequest as ``require_auth_if_public`` says, and where nothing can listen at host and port.
+    """
+    settings = container.settings
+    require_auth_if_public(settings)
+    projects = container.open_projects()
+    app = create_app(settings, projects, container.replicas)
+    server = Server(app, settings.host, settings.port, app.config["MAX_CONTENT_LENGTH"])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())
+    projects.start()
+    logging.getLogger(__name__).info("Rush answers on %s", settings.backend_url)
+    try:
+        server.run()
+    finally:
+        last_resort = threading.Timer(STOP_SECONDS, os._exit, [1])
+        last_resort.daemon = True
+        last_resort.start()
+        projects.stop()

@@ -32,6 +32,8 @@ def handle(project: Project, event: StudioEvent) -> None:
             project.unannotated(annotations)
         case TasksCreated(tasks):
             project.created(tasks)
+            if event.answered:
+                _ask(project)
         case TasksDeleted(tasks):
             project.deleted(tasks)
         case ProjectUpdated(label_config):

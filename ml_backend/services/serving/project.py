@@ -98,9 +98,7 @@ class Project:
         """Someone submitted, changed or skipped: note it and put what comes next in front."""
         return self.all_annotated([annotation], [task] if task else []).get(annotation.annotator)
 
-    def all_annotated(
-        self, annotations: Sequence[Annotation], tasks: Sequence[Task] = ()
-    ) -> dict[int, Move]:
+    def all_annotated(self, annotations: Sequence[Annotation], tasks: Sequence[Task] = ()) -> dict[int, Move]:
         """Note them all, then put one next task in front for each annotator, after their last answer."""
         state, came = self.ports.state, {task.id: task for task in tasks}
         last = {a.annotator: a for a in annotations if not a.machine}  # after a machine nobody waits
