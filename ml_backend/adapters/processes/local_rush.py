@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import urllib.error
 import urllib.request
 from types import TracebackType
@@ -13,11 +14,15 @@ from ml_backend.adapters.processes.servers import LocalRedis
 from ml_backend.domain.errors import ServerError
 from ml_backend.settings import Settings
 
+DEATHS, WITHIN = 5, 30.0
+"""A part that ends more often in so many seconds would do so again."""
+
 
 class LocalRush:
     """A context in which Rush runs; ServerError with the log's tail where a part doesn't start.
 
-    Backend and workers get these settings; Redis is started only where none is set.
+    Backend and workers get these settings; Redis is started only where none is set. ``check`` starts again
+    what was killed.
     """
 
     def __init__(self, settings: Settings, progress: Progress) -> None:
@@ -27,6 +32,7 @@ class LocalRush:
         self.backend = Child("backend", folder / "backend")
         # Two, so that new images need not wait until a long map is written back.
         self.workers = {only: Child(f"worker-{only}", folder / f"worker-{only}") for only in ("fast", "slow")}
+        self._deaths: dict[str, list[float]] = {}
 
     @property
     def redis_url(self) -> str:
@@ -49,19 +55,28 @@ class LocalRush:
             )
         if self.redis is not None:
             self.redis.start(self.progress)
-        environment = {
+        for only in self.workers:
+            self._start_worker(only)
+        self._start_backend()
+        self.backend.wait(self._answers, 120, self.progress, "Starting the backend")
+
+    def _start_worker(self, only: str) -> None:
+        command = [sys.executable, "-m", "ml_backend.cli", "worker", "--only", only]
+        self.workers[only].start(command, self._environment())
+
+    def _start_backend(self) -> None:
+        # Idle BLAS threads spin, and the index then waits for a core: 0.4 ms a search become 4.
+        alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        self.backend.start([sys.executable, "-m", "ml_backend.cli", "serve"], self._environment() | alone)
+
+    def _environment(self) -> dict[str, str]:
+        return {
             **os.environ,
-            **settings.environment(),
-            "RUSH_DATA_DIR": str(settings.data_dir.resolve()),
+            **self.settings.environment(),
+            "RUSH_DATA_DIR": str(self.settings.data_dir.resolve()),
             "RUSH_REDIS_URL": self.redis_url,
             "PYTHONUNBUFFERED": "1",
         }
-        for only, worker in self.workers.items():
-            worker.start([sys.executable, "-m", "ml_backend.cli", "worker", "--only", only], environment)
-        # Idle BLAS threads spin, and the index then waits for a core: 0.4 ms a search become 4.
-        alone = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-        self.backend.start([sys.executable, "-m", "ml_backend.cli", "serve"], environment | alone)
-        self.backend.wait(self._answers, 120, self.progress, "Starting the backend")
 
     def _answers(self) -> bool:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -72,10 +87,25 @@ class LocalRush:
             return False
 
     def check(self) -> None:
-        """ServerError with the log's tail where a part has died."""
-        for part in (self.backend, *self.workers.values()):
-            if not part.running:
-                raise ServerError(f"The {part.name} has ended.", part.tail())
+        """Start again what has died; ServerError with the log's tail where it dies again and again."""
+        if self.redis is not None and not self.redis.running:
+            self._count("redis", f"Its log is {self.redis.folder / 'redis.log'}.")
+            self.redis.start()
+        if not self.backend.running:
+            self._count(self.backend.name, self.backend.tail())
+            self._start_backend()
+        for only, worker in self.workers.items():
+            if not worker.running:
+                self._count(worker.name, worker.tail())
+                self._start_worker(only)
+
+    def _count(self, part: str, log: str) -> None:
+        now = time.monotonic()
+        deaths = [at for at in self._deaths.get(part, ()) if now - at < WITHIN]
+        if len(deaths) >= DEATHS:
+            raise ServerError(f"The {part} has ended {DEATHS + 1} times within {WITHIN:.0f} s.", log)
+        self._deaths[part] = [*deaths, now]
+        self.progress(f"The {part} has ended; it is started again.")
 
     def stop(self) -> None:
         """Stop all parts in order; what they are doing is finished or stays queued."""

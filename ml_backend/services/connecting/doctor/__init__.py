@@ -42,6 +42,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("predictions per task", queue.single_rows),
     ("prediction scores", queue.scores),
     ("prediction clusters", queue.clusters),
+    ("bulk requests", queue.recount),
     ("images", images.readable),
     ("images in the browser", images.cors),
     ("accept key", queue.accept_key),
