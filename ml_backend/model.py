@@ -19,7 +19,6 @@ from ml_backend.bootstrap import Container
 from ml_backend.domain.errors import NotFound
 from ml_backend.domain.events import WebhookPassedOn
 from ml_backend.domain.model import MODEL_VERSION
-from ml_backend.services.serving.events import handle
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
 from ml_backend.wire import TaskJson, parse, project_id, webhook
@@ -86,9 +85,6 @@ class RushModel(LabelStudioMLBase):
         if "job_id" in kwargs and hook.project_id is not None:  # 1.0.9: we are a child of the host
             container = Container(Settings.read())
             container.state.publish(container.ref(hook.project_id), WebhookPassedOn(body))
-        elif hook.project_id is None:  # sent without payload
-            _projects().ask()
         else:
-            project = _projects().get(hook.project_id)
-            handle(project, hook.event(project.control))
+            _projects().hear(hook)
         return {}
