@@ -276,6 +276,32 @@ def test_what_is_being_written_in_bulk_is_not_chosen_unless_nothing_else_is_open
     assert chosen
 
 
+def test_where_a_bulk_request_takes_longer_the_window_is_filled_one_by_one(
+    state: RedisState, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(state, count=120, window=80)
+    sent: list[int] = []
+    store = world.studio.import_predictions
+
+    def counted(project: int, rows: Sequence[Mapping[str, Any]]) -> int:
+        sent.append(len(rows))
+        return store(project, rows)
+
+    monkeypatch.setattr(world.studio, "import_predictions", counted)
+    world.queue.window._single_seconds = 0.0
+    world.settle(1)
+    assert len(sent) == 1
+    world.settle(1)
+    assert len(sent) == 1
+    assert len(world.studio.predictions(1)) > sent[0]
+    monkeypatch.setattr("ml_backend.services.queue.window.BULK_AGAIN_SECONDS", -1.0)
+    world.answer(TaskId(1))
+    world.settle(2)
+    assert len(sent) > 1, "Label Studio may have been restarted with the flag"
+    rows = world.studio.predictions(1)
+    assert len({row.task for row in rows}) == len(rows) >= 79
+
+
 def test_a_place_that_could_not_be_written_is_written_by_whoever_comes_next(world: World) -> None:
     pool, window, task = world.project.pool, world.queue.window, TaskId(9)
     world.studio.down = True

@@ -31,6 +31,12 @@ RESOLVED_AT_ONCE = 200
 """Prediction ids that are looked up in one go."""
 ARRIVAL_SECONDS = 30.0
 """How long Label Studio may take to store a prediction that it was handed in an answer or an import."""
+SINGLY = 10
+"""Predictions written one by one in a turn: other work of the project waits for them."""
+SINGLE_SECONDS = 0.05
+"""What one takes, until it was measured."""
+BULK_AGAIN_SECONDS = 1800.0
+"""After which a slow bulk request is tried once more: Label Studio may have been restarted."""
 
 
 @dataclass(slots=True)
@@ -62,6 +68,8 @@ class Window:
         self._heap: list[tuple[float, TaskId]] = []
         self._lock = OrderedLock(Rank.WINDOW)
         self._writers = [OrderedLock(Rank.WRITER) for _ in range(64)]
+        self._single_seconds = SINGLE_SECONDS
+        self._bulk_seconds, self._bulk_at = 0.0, 0.0
 
     def __contains__(self, task: TaskId) -> bool:
         return task in self.places
@@ -195,27 +203,73 @@ class Window:
         suggestions: Sequence[Suggestion],
         studio: LabelStudio,
     ) -> int:
-        """Append predictions for those tasks that have none, in one request; returns how many.
+        """Append predictions for those tasks that have none; returns how many.
 
-        Label Studio is asked first: an import that is just ending may have brought some along.
+        Label Studio is asked first: an import that is just ending may have brought some along. All go in one
+        request, or the first few one by one where Label Studio recounts a large project for each bulk
+        request and that takes longer.
         """
         there = _ours(studio, pool, tasks) if tasks else []
         with self._lock:
             self._take_in(pool, there)
             lacking = [(t, s) for t, s in zip(tasks, suggestions, strict=True) if t not in self.places]
+            singly = self._bulk_is_slow(len(lacking))
+            lacking = lacking[:SINGLY] if singly else lacking
             scores = self.append(pool, [task for task, _ in lacking], [shown for _, shown in lacking])
+        if not lacking:
+            return 0
+        self.arriving = frozenset(task for task, _ in lacking)
+        try:
+            if singly:
+                for task, suggestion in lacking:
+                    self._write_one(pool, task, suggestion, studio)
+            else:
+                self._write_in_bulk(pool, lacking, scores, studio)
+        finally:
+            self.arriving = frozenset()
+            self.resolve(pool, studio)
+        return len(lacking)
+
+    def _write_in_bulk(
+        self,
+        pool: ProjectPool,
+        rows: Sequence[tuple[TaskId, Suggestion]],
+        scores: Sequence[float],
+        studio: LabelStudio,
+    ) -> None:
         body = [
             {"task": task, **prediction(pool.control, suggestion, score)}
-            for (task, suggestion), score in zip(lacking, scores, strict=True)
+            for (task, suggestion), score in zip(rows, scores, strict=True)
         ]
-        if body:
-            self.arriving = frozenset(task for task, _ in lacking)
+        began = time.monotonic()
+        try:
+            studio.import_predictions(pool.ref.id, body)
+        finally:
+            self._bulk_at = time.monotonic()
+            self._bulk_seconds = self._bulk_at - began
+
+    def _bulk_is_slow(self, count: int) -> bool:
+        """Whether the last bulk request took longer than so many single ones would."""
+        recent = time.monotonic() - self._bulk_at < BULK_AGAIN_SECONDS
+        return recent and self._bulk_seconds > count * self._single_seconds
+
+    def _write_one(
+        self, pool: ProjectPool, task: TaskId, suggestion: Suggestion, studio: LabelStudio
+    ) -> None:
+        with self._writers[task % len(self._writers)]:
+            place = self.places.get(task)
+            if place is None or place.prediction or place.writing:
+                return  # a submit was faster
+            began, score = time.monotonic(), place.score
             try:
-                studio.import_predictions(pool.ref.id, body)
-            finally:
-                self.arriving = frozenset()
-                self.resolve(pool, studio)
-        return len(body)
+                number = studio.create_prediction(pool.ref.id, task, score, pool.control.write(suggestion))
+            except NotFound:
+                return  # deleted meanwhile: ``resolve`` forgets it
+            self._single_seconds += 0.2 * (time.monotonic() - began - self._single_seconds)
+            with self._lock:
+                place.prediction = number
+                self._pending.pop(task, None)
+                self.state.set_window(pool.ref, {task: (number, score)})
 
     def _take_in(self, pool: ProjectPool, rows: Iterable[PredictionRow]) -> None:
         """Give tasks that hold a prediction without our knowing the place that it stands for."""
