@@ -159,6 +159,11 @@ class LocalRedis:
         """Whether we started it and it lives."""
         return self._child.running
 
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 where it isn't running."""
+        return self._child.pid
+
     @staticmethod
     def url_of(folder: Path) -> str | None:
         """The URL of the server that some process runs in ``folder`` now, or nothing."""

@@ -230,6 +230,8 @@ class Projects:
         for ref in self.ports.state.projects():
             if ref.origin == self.origin and not self.elsewhere(ref.id):
                 self._begin(ref)
+                if self.ports.settings.sync_seconds:  # what nobody heard while no backend ran
+                    self.ports.jobs.enqueue("sync", ref)
 
     def _begin(self, ref: ProjectRef) -> None:
         """Have the project loaded; where that fails it is said, and a store that is away is waited for."""
