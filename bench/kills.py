@@ -16,6 +16,7 @@ import signal
 import tempfile
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,22 +71,16 @@ def kill(studio: Stack, name: str, part: Child | LocalRedis) -> dict[str, Any]:
     os.kill(number, signal.SIGKILL)
     while part.pid == number:
         time.sleep(0.01)
-    back = dict.fromkeys(("health", "serving"), 0.0)
-    url = studio.container.settings.backend_url
-    while not all(back.values()) and time.monotonic() - began < 60:
-        for name, path in (("health", "/health"), ("serving", "/status")):
-            try:
-                reply = httpx.get(f"{url}{path}", timeout=2, trust_env=False)
-                if (
-                    not back[name]
-                    and reply.status_code == 200
-                    and (name == "health" or reply.json()["projects"])
-                ):
-                    back[name] = round(time.monotonic() - began, 2)
-            except httpx.HTTPError:
-                pass
+    back: dict[str, float] = {}
+    while len(back) < 2 and time.monotonic() - began < 60:
+        for path in ("/health", "/status"):
+            with suppress(httpx.HTTPError):
+                url = f"{studio.container.settings.backend_url}{path}"
+                reply = httpx.get(url, timeout=2, trust_env=False)
+                if reply.status_code == 200 and (path == "/health" or reply.json()["projects"]):
+                    back.setdefault(path, round(time.monotonic() - began, 2))
         time.sleep(0.05)
-    return {"part": name, "back_after_s": back["health"], "serving_after_s": back["serving"]}
+    return {"part": name, "back_after_s": back.get("/health"), "serving_after_s": back.get("/status")}
 
 
 def compare(studio: Stack, project: int, people: list[Labelling]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import itertools
 import json
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler
@@ -434,3 +435,19 @@ def test_the_page_about_connecting_lists_every_check_in_order() -> None:
     page = (Path(__file__).parents[2] / "docs" / "connect.md").read_text(encoding="utf-8")
     table = page.partition("| check |")[2].split("\n\n")[0]
     assert [line.split("|")[1].strip() for line in table.splitlines()[2:]] == [name for name, _ in CHECKS]
+
+
+def test_a_label_studio_that_recounts_the_project_for_each_bulk_request_is_told_the_flag(
+    rush: Rush, ref: ProjectRef, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = rush.studio.call
+
+    def recounting(method: str, path: str, **request: Any) -> Any:
+        if path.endswith("/import/predictions"):
+            time.sleep(1.0)
+        return call(method, path, **request)
+
+    monkeypatch.setattr(rush.studio, "call", recounting)
+    found = broken(examine(rush, ref))["bulk requests"]
+    assert found.warning
+    assert "fflag_fix_back_4620_memory_efficient_predictions_import_08012025_short=true" in text(found)

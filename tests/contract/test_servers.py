@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -13,13 +15,16 @@ from pathlib import Path
 import pytest
 import redis
 
+from ml_backend.adapters.processes.local_rush import LocalRush
 from ml_backend.adapters.processes.servers import (
     LocalLabelStudio,
     LocalRedis,
     ServerError,
     port_is_free,
 )
+from ml_backend.settings import Settings
 from tests.ports import free_port
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -160,3 +165,31 @@ def test_a_taken_port_is_named_before_anything_starts(folder: Path) -> None:
         server.stop()
     with pytest.raises(ServerError, match=r"(?s)ended with status 3 .*something is wrong"):
         label_studio(folder / "data", free_port(), folder / "env").start()
+
+
+def test_what_was_killed_is_started_again_and_what_dies_again_and_again_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    settings = Settings(
+        _env_file=None,
+        data_dir=folder,
+        port=free_port(),
+        label_studio_url="http://127.0.0.1:9",
+        label_studio_api_key="key",
+    )
+    with LocalRush(settings, said.append) as rush:
+        assert rush.redis is not None
+        for part in (rush.backend, rush.redis, *rush.workers.values()):
+            killed = part.pid
+            os.kill(killed, signal.SIGKILL)
+            assert until(lambda part=part: not part.running)
+            rush.check()
+            assert part.pid not in (0, killed)
+        assert until(rush._answers)
+        assert sum("started again" in line for line in said) == 4
+        monkeypatch.setattr("ml_backend.adapters.processes.local_rush.DEATHS", 1)
+        os.kill(rush.backend.pid, signal.SIGKILL)
+        assert until(lambda: not rush.backend.running)
+        with pytest.raises(ServerError, match=r"(?s)backend has ended 2 times within .*backend\.log"):
+            rush.check()

@@ -107,7 +107,8 @@ def recount(context: CheckContext) -> Iterator[Fault]:
     An empty one is sent, which leaves nothing behind: Label Studio recounts the project all the same.
     """
     began = time.monotonic()
-    context.studio.call("POST", f"/api/projects/{context.ref.id}/import/predictions", json=[])
+    path = f"/api/projects/{context.ref.id}/import/predictions"
+    context.studio.call("POST", path, json=[], timeout=60.0)
     seconds = time.monotonic() - began
     if seconds > RECOUNT_SECONDS:
         yield Fault(
