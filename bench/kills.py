@@ -1,6 +1,6 @@
 """SIGKILL for every part while people label: what is lost, is the state Label Studio's, how soon is it back.
 
-python bench/kills.py [--seconds 120] [--people 2] [--label-studio .cache/label-studio]
+python bench/kills.py [--seconds 120] [--people 1] [--label-studio .cache/label-studio]
 
 A real Label Studio; backend, workers and Redis run as ``rush start`` runs them, and each kill is heard of by
 the same ``check``. People label without a break. At the end the states are compared until they are equal,
@@ -114,7 +114,7 @@ def main() -> None:
     """Label and kill."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0)
-    parser.add_argument("--people", type=int, default=2)
+    parser.add_argument("--people", type=int, default=1, help="They share one user, and so their tasks.")
     parser.add_argument("--tasks", type=int, default=1500)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--label-studio", type=Path, default=Path(".cache/label-studio"))

@@ -58,7 +58,7 @@ def start() -> None:
 def _wait(check: Callable[[], Any]) -> NoReturn:
     signal.signal(signal.SIGTERM, lambda *_: _raise_interrupt())
     while True:
-        time.sleep(0.5)
+        time.sleep(0.2)
         check()
 
 
