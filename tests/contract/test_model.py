@@ -204,3 +204,13 @@ def test_a_host_that_names_no_project_gives_none_the_config_of_another(
     other = new(project="", config=request("next__1_setup")["schema"].replace("bird", "fish"))
     assert [row["result"] for row in other.predict(unknown_tasks(1))] == [[]]
     assert module._projects().get(1).control.classes == ("cat", "dog", "bird")
+
+
+def test_fit_of_2_x_takes_in_many_labels_at_once_and_events_without_payload(
+    module: Any, new: Callable[..., Any]
+) -> None:
+    body = request("webhooks/bulk_submit__0_webhook_ANNOTATIONS_CREATED")
+    assert body.pop("action") in module.RushModel.TRAIN_EVENTS
+    new().fit("ANNOTATIONS_CREATED", body)
+    assert {1, 2, 3} <= {it.task for it in module._projects().get(1).pool.annotations.values()}
+    new().fit("ANNOTATIONS_CREATED", {})

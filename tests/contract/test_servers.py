@@ -167,6 +167,7 @@ def test_a_taken_port_is_named_before_anything_starts(folder: Path) -> None:
         label_studio(folder / "data", free_port(), folder / "env").start()
 
 
+@pytest.mark.slow
 def test_what_was_killed_is_started_again_and_what_dies_again_and_again_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
