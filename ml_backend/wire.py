@@ -55,6 +55,11 @@ def _seconds(value: Any) -> float | None:
     return seconds if 0.0 <= seconds < math.inf else None
 
 
+def _regions(value: Any) -> list[Any]:
+    """The regions of a result; what is none costs nothing but itself."""
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
 Id = Annotated[int, BeforeValidator(_id_of), Field(ge=0, lt=2**63)]
 """An id that fits Label Studio's database and our int64 arrays."""
 
@@ -77,7 +82,7 @@ class AnnotationJson(_Wire):
     id: Id
     task: Id
     completed_by: Id | None = None
-    result: list[dict[str, Any]] | None = None
+    result: Annotated[list[dict[str, Any]], BeforeValidator(_regions)] = []
     was_cancelled: bool = False
     lead_time: Annotated[float | None, BeforeValidator(_seconds)] = None
     created_at: Annotated[str, BeforeValidator(text_of)] = ""
