@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ from ml_backend.ports import (
 from ml_backend.settings import Settings
 
 if TYPE_CHECKING:
+    from ml_backend.adapters.index.qdrant import QdrantIndex
     from ml_backend.adapters.memory import MemoryStudio
     from ml_backend.adapters.models.decode import Limits
     from ml_backend.adapters.processes.local_rush import LocalRush
@@ -194,6 +196,30 @@ class Container:
         for name in ("sink", "studio"):
             if name in self.__dict__:
                 self.__dict__[name].close()
+
+    # ---- what nobody needs any more
+
+    def prune(self) -> list[str]:
+        """Delete what nobody needs from the data directory and from Redis; returns what it was."""
+        from ml_backend.adapters.files import leftovers as files
+        from ml_backend.adapters.redis import leftovers as redis
+
+        slugs = {project.slug for project in self.state.projects()}
+        return [
+            *files.prune(self.settings.data_dir, self.feature_set_of(None), slugs),
+            *redis.prune(self.redis_url),
+        ]
+
+    def forget(self, project: ProjectRef) -> None:
+        """Delete what is kept of this project alone: state, jobs, generations, index, audit samples."""
+        from ml_backend.adapters.redis import leftovers
+
+        self.state.forget(project)
+        leftovers.forget(self.redis_url, project)
+        for kind in ("projects", "index"):
+            shutil.rmtree(self.settings.data_dir / kind / project.slug, ignore_errors=True)
+        if self.settings.qdrant_url:
+            cast("QdrantIndex", self.index(project)).drop()
 
     # ---- what runs elsewhere
 

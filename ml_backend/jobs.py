@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache, partial, wraps
+from typing import Any
 
 from ml_backend.bootstrap import Container
 from ml_backend.controls import parse_label_config
-from ml_backend.domain.errors import NotReady
+from ml_backend.domain.content_hash import address_digest
+from ml_backend.domain.errors import NotFound, NotReady
 from ml_backend.domain.events import Synced
 from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services.embedding import ingest as ingesting
 from ml_backend.services.learning.finetune import FinetuningRun
+from ml_backend.services.retiring.retire import retire_if_gone, retired, revive
 from ml_backend.services.syncing import sync as syncing
 from ml_backend.services.syncing import write_coordinates as writing
 from ml_backend.settings import Settings
@@ -24,6 +27,7 @@ log = logging.getLogger(__name__)
 PROGRESS_SECONDS = 5.0
 SHARD = 2000
 """Images of one ingest job, half a minute to some minutes of work: what a killed worker loses at most."""
+DAY = 86_400.0
 TURN_SECONDS = 5.0
 """How long writing coordinates may keep new images waiting."""
 
@@ -42,6 +46,25 @@ def warm() -> None:
     log.info("Warm after %.0f s.", time.monotonic() - began)
 
 
+def _of_a_project(job: Callable[..., None]) -> Callable[..., None]:
+    """The job, left out for a project that Label Studio has no more, unless a person asks (``again``)."""
+
+    @wraps(job)
+    def run(ref: ProjectRef, *given: Any, **named: Any) -> None:
+        here, asked = container(), bool(named.get("again"))
+        if retired(ref, here.state) and not asked:
+            log.info("project %s: no %s, Label Studio has no such project.", ref.id, job.__name__)
+            return
+        try:
+            job(ref, *given, **named)
+        except NotFound:
+            if not retire_if_gone(ref, here.studio, here.state) or asked:
+                raise
+
+    return run
+
+
+@_of_a_project
 def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
     """Embed the images of these tasks, then lay out the map; many are shared out over all workers."""
     here = container()
@@ -59,6 +82,7 @@ def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
         here.jobs.enqueue("lay_out_map", ref)
 
 
+@_of_a_project
 def lay_out_map(ref: ProjectRef) -> None:
     """Lay out the map of all images and write it back.
 
@@ -77,6 +101,7 @@ project = lay_out_map
 """The name under which an older backend may have queued it."""
 
 
+@_of_a_project
 def train(ref: ProjectRef, force: bool = False) -> None:
     """Learn from all labels; where a new head is published the map follows it."""
     here = container()
@@ -89,11 +114,13 @@ def train(ref: ProjectRef, force: bool = False) -> None:
         here.jobs.enqueue("lay_out_map", ref)
 
 
-def finetune(ref: ProjectRef) -> None:
+@_of_a_project
+def finetune(ref: ProjectRef, force: bool = False) -> None:
     """Fine-tune the backbone on all labels, embed every image anew, and publish what is better."""
     here = container()
 
     def embed(feature_set: str, addresses: Mapping[TaskId, str]) -> None:
+        addresses = _due(here, ref, addresses)
         features, embedder = here.features(feature_set), here.embedder(feature_set)
         progress = _log_progress(ref, "embedded anew")
         ingesting.ingest(ref, addresses, here.studio, here.state, features, embedder, progress)
@@ -115,26 +142,52 @@ def finetune(ref: ProjectRef) -> None:
         here.jobs.enqueue("sync", ref)  # images that came in meanwhile
 
 
-def sync(ref: ProjectRef) -> None:
-    """Rebuild the shared state from Label Studio and embed what lacks."""
+@_of_a_project
+def sync(ref: ProjectRef, again: bool = False) -> None:
+    """Rebuild the shared state from Label Studio and embed what lacks.
+
+    Images that can't be read wait for their next try, unless a person asks for them ``again``.
+    """
     here = container()
     config = str(here.studio.project(ref.id).get("label_config", ""))
     here.state.set_options(ref, label_config=config)
+    if again:
+        revive(ref, here.state, here.jobs)
+        ingesting.ask_again(ref, here.state)
     control = parse_label_config(config)
     features = here.features(here.feature_set(ref))
     report = syncing.sync(ref, here.studio, here.state, control, features=features)
     here.state.publish(ref, Synced())
-    images = {str(task.id): address for task in report.to_embed if (address := image_of(task, control))}
-    if images:
-        here.jobs.enqueue("ingest", ref, images=images)
+    lacking = {task.id: address for task in report.to_embed if (address := image_of(task, control))}
+    if images := _due(here, ref, lacking):
+        here.jobs.enqueue("ingest", ref, images={str(task): address for task, address in images.items()})
     elif here.artifacts.generation(ref) is None and here.state.tasks(ref):
         here.jobs.enqueue("lay_out_map", ref)
+    if here.state.first_for("prune", DAY):
+        here.jobs.enqueue("prune", ref)
+
+
+def prune(ref: ProjectRef) -> None:
+    """Delete what nobody needs any more, of whatever project; once a day."""
+    gone = container().prune()
+    if gone:
+        log.info("Deleted, as nobody needs it any more: %s.", ", ".join(gone))
+
+
+def _due(here: Container, ref: ProjectRef, images: Mapping[TaskId, str]) -> dict[TaskId, str]:
+    """The images that are asked for now: not those that could not be read a while ago."""
+    unread, now = here.state.unread(ref), time.time()
+    if not unread:
+        return dict(images)
+    waits = {digest for digest, it in unread.items() if not it.due(now)}
+    return {task: address for task, address in images.items() if address_digest(address) not in waits}
 
 
 class TurnOver(Exception):
     """A long job has had its turn; what is left is queued again."""
 
 
+@_of_a_project
 def write_back(ref: ProjectRef) -> None:
     """Write the map's coordinates to the tasks' metadata, in short turns."""
     here = container()

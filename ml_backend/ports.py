@@ -22,6 +22,7 @@ from ml_backend.domain.model import (
     TaskId,
     TaskRecord,
 )
+from ml_backend.domain.unread import Unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,10 +241,16 @@ class Replicas(Protocol):
 class State(Protocol):
     """The shared cache of what Label Studio holds (Redis); ``sync`` rebuilds it.
 
-    Every write is idempotent. All of it is per project except image sources.
+    Every write is idempotent. All of it is per project.
     """
 
     def projects(self) -> list[ProjectRef]: ...
+
+    def forget(self, project: ProjectRef) -> None:
+        """It is no project any more."""
+
+    def first_for(self, what: str, seconds: float) -> bool:
+        """Whether nobody has asked this, over all processes, for so many seconds."""
 
     def options(self, project: ProjectRef) -> dict[str, str]:
         """Per-project choices and facts: strategy, label_config, …"""
@@ -290,10 +297,41 @@ class State(Protocol):
 
     def set_written(self, project: ProjectRef, written: Mapping[TaskId, str]) -> None: ...
 
-    def keys_of(self, sources: Sequence[str]) -> list[ContentKey | None]:
-        """Content keys of image addresses seen before (the caller makes them unique per origin)."""
+    def read_before(
+        self, project: ProjectRef, tasks: Sequence[TaskId]
+    ) -> dict[TaskId, tuple[ContentKey, str]]:
+        """Of these tasks the ones that have a key: that, and its source or ""."""
 
-    def set_keys(self, keys: Mapping[str, ContentKey]) -> None: ...
+    def sources(self, project: ProjectRef) -> dict[TaskId, str]:
+        """The ``address_digest`` of the address that each task's key was read at, as far as it is known."""
+
+    def set_sources(self, project: ProjectRef, sources: Mapping[TaskId, str]) -> None: ...
+
+    def unread(self, project: ProjectRef) -> dict[str, Unread]:
+        """The images that can't be read, by the ``address_digest`` of their address."""
+
+    def set_unread(self, project: ProjectRef, unread: Mapping[str, Unread]) -> None: ...
+
+    def drop_unread(self, project: ProjectRef, addresses: Iterable[str] | None = None) -> None:
+        """Forget that these can't be read; without ``addresses`` (digests) none is left."""
+
+    def note_reading(self, project: ProjectRef, run: str, addresses: Iterable[str]) -> None:
+        """A run is about to read these (digests); what is noted when its worker dies is suspected."""
+
+    def reading(self, project: ProjectRef, run: str) -> set[str]:
+        """What a run has noted."""
+
+    def end_reading(self, project: ProjectRef, run: str) -> None:
+        """The run has ended well, or its notes were looked at."""
+
+    def suspects(self, project: ProjectRef) -> dict[str, int]:
+        """How many workers died while they read each of these addresses (digests)."""
+
+    def set_suspects(self, project: ProjectRef, deaths: Mapping[str, int]) -> None:
+        """Note deaths; 0 clears an address."""
+
+    def given_up(self, project: ProjectRef) -> dict[str, int]:
+        """The kinds of jobs that are not begun for a while, and how many workers each has killed."""
 
     def publish(self, project: ProjectRef, event: Event) -> None:
         """Tell every process what changed."""

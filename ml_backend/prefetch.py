@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
@@ -9,6 +10,11 @@ from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 from ml_backend.domain.errors import BadImage
+
+SHOWN = 300
+"""Characters of an error that nobody has foreseen."""
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,8 +30,8 @@ def in_order(
 ) -> Generator[tuple[str, R | BadImage], None, None]:
     """Yield (name, ``work(item)``) in the order of ``items``, each as soon as it and all before it are done.
 
-    At most ``ahead`` items are read before their turn. BadImage is yielded, other errors are raised; closing
-    the iterator cancels what has not begun.
+    At most ``ahead`` items are read before their turn. What goes wrong with an item is yielded as BadImage:
+    one item never ends the others. Closing the iterator cancels what has not begun.
     """
     waiting: deque[tuple[str, Future[R]]] = deque()
     try:
@@ -50,4 +56,7 @@ def _outcome(future: Future[R]) -> R | BadImage:
         return future.result()
     if isinstance(error, BadImage):
         return error
-    raise error
+    if not isinstance(error, Exception):
+        raise error  # told to stop
+    log.debug("Not foreseen:", exc_info=error)
+    return BadImage(f"{type(error).__name__}: {error}"[:SHOWN])

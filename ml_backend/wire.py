@@ -63,6 +63,11 @@ def _number(value: Any) -> float | None:
     return number if 0.0 <= number < math.inf else None
 
 
+def _regions(value: Any) -> list[Any]:
+    """The regions of a result; what is none costs nothing but itself."""
+    return [each for each in value if isinstance(each, Mapping)] if isinstance(value, list) else []
+
+
 Id = Annotated[int, BeforeValidator(_id_of), Field(ge=0, lt=2**63)]
 """An id that fits Label Studio's database and our int64 arrays."""
 Rows = Annotated[list[Any], BeforeValidator(_rows)]
@@ -89,7 +94,7 @@ class AnnotationJson(_Wire):
     id: Id
     task: Id
     completed_by: Id | None = None
-    result: list[dict[str, Any]] | None = None
+    result: Annotated[list[dict[str, Any]], BeforeValidator(_regions)] = []
     was_cancelled: bool = False
     lead_time: Annotated[float | None, BeforeValidator(_number)] = None
     created_at: Annotated[str, BeforeValidator(text_of)] = ""

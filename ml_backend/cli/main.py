@@ -24,6 +24,7 @@ COMMANDS = {
     "connect": "projects",
     "demo": "demo",
     "doctor": "projects",
+    "forget": "projects",
     "import": "projects",
     "serve": "processes",
     "simulate": "simulate",

@@ -87,7 +87,7 @@ def sync(project: int) -> None:
 
     container = open_container(logs=True)
     with console.status("Reading the project from Label Studio …"):
-        jobs.sync(container.ref(project))
+        jobs.sync(container.ref(project), again=True)
     console.print(f"Project {project} is in step with Label Studio.")
 
 
@@ -98,7 +98,29 @@ def train(project: int, full: bool) -> None:
     """Ask a worker to learn from all labels now."""
     container = open_container()
     if full:
-        container.jobs.enqueue("finetune", container.ref(project))
+        container.jobs.enqueue("finetune", container.ref(project), force=True)
     else:
         container.jobs.enqueue("train", container.ref(project), force=True)
     console.print("Training is queued; rush status shows the generation it ends in.")
+
+
+@click.command()
+@project_option
+@click.option("--yes", is_flag=True, help="Don't ask, and don't mind if Label Studio still has the project.")
+def forget(project: int, yes: bool) -> None:
+    """Delete what Rush keeps of a project that was deleted in Label Studio."""
+    from ml_backend.operations.forget import forget as run
+    from ml_backend.operations.forget import kept
+
+    container = open_container()
+    found = kept(container, project, sure=yes)
+    sample = ", its audit sample" if found.audit_sample else ""
+    what = (
+        f"what Rush knows of {found.tasks} tasks of project {project}, its generations{sample} and its index"
+    )
+    if not yes and not click.confirm(f"Delete {what}?"):
+        console.print("Nothing is deleted.")
+        return
+    pruned = run(container, project)
+    more = f" Nobody needs any longer, and gone too: {', '.join(pruned)}." if pruned else ""
+    console.print(f"Deleted: {what}.{more}", highlight=False, markup=False)

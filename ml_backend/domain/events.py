@@ -130,6 +130,11 @@ class AuditSampleChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Retired:
+    """Label Studio has no such project any more, or it was forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
 class WebhookPassedOn:
     """A host that handles webhooks in a process of their own passes one on, as it came."""
 
@@ -143,6 +148,7 @@ Event = (
     | Synced
     | StrategyChosen
     | AuditSampleChanged
+    | Retired
     | WebhookPassedOn
 )
 
@@ -162,6 +168,8 @@ def to_text(event: Event) -> tuple[str, dict[str, Any]]:
             return "strategy", {}
         case AuditSampleChanged():
             return "audits", {}
+        case Retired():
+            return "retired", {}
         case WebhookPassedOn(body):
             return "webhook", {"body": dict(body)}
 
@@ -181,6 +189,8 @@ def from_text(name: str, fields: Mapping[str, Any]) -> Event | None:
             return StrategyChosen()
         case "audits":
             return AuditSampleChanged()
+        case "retired":
+            return Retired()
         case "webhook":
             return WebhookPassedOn(fields.get("body") or {})
         case _:

@@ -17,6 +17,8 @@ from ml_backend.services.connecting.doctor import Finding
 from ml_backend.services.connecting.doctor import doctor as examine
 from ml_backend.services.datasets.importer import Importer, ImportReport, Progress
 from ml_backend.services.datasets.sources import read_source
+from ml_backend.services.embedding.ingest import ask_again
+from ml_backend.services.retiring.retire import revive
 
 
 def connect(
@@ -43,6 +45,7 @@ def connect(
         label_config=label_config,
         progress=progress,
     )
+    revive(container.ref(project), container.state, container.jobs)
     return project
 
 
@@ -65,6 +68,8 @@ def import_images(
     config = str(container.studio.project(project).get("label_config", ""))
     control = parse_label_config(config)
     container.state.set_options(ref, label_config=config)
+    revive(ref, container.state, container.jobs)
+    ask_again(ref, container.state)
     feature_set = container.feature_set(ref)
     importer = Importer(
         ref,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import redis
 import ml_backend
 from ml_backend.adapters.processes.servers import LocalRedis
 from ml_backend.adapters.redis.jobs import FAST, QUEUES, SLOW, RqJobs, run_worker
+from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.model import ProjectRef
 from tests.waiting import until
@@ -53,6 +55,11 @@ def write_back(ref, url):
     RqJobs(url, "somejobs").enqueue("write_back", ref, url=url)
 
 
+def finetune(ref, force=False):
+    note(f"begin finetune {ref.id}")
+    os.kill(os.getpid(), 9)
+
+
 def project(ref):
     note("failing")
     raise ValueError("the map is upside down")
@@ -64,6 +71,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, redis_url: str) -> P
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
     (tmp_path / "somejobs.py").write_text(MODULE)
+    (tmp_path / "worker.log").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     sys.modules.pop("somejobs", None)
     return tmp_path
@@ -81,9 +89,15 @@ def worker(folder: Path, redis_url: str) -> Iterator[Callable[..., subprocess.Po
     children: list[subprocess.Popen[bytes]] = []
 
     def start(*queues: str, url: str = redis_url) -> subprocess.Popen[bytes]:
-        code = f"from ml_backend.adapters.redis.jobs import run_worker; run_worker({url!r}, {queues!r})"
+        code = (
+            "import logging; from ml_backend.adapters.redis import jobs, recovery; "
+            "logging.basicConfig(filename='worker.log'); "
+            "jobs.LOCK_SECONDS, recovery.LOOK_SECONDS = 3.0, 0.5; "
+            f"jobs.run_worker({url!r}, {queues!r})"
+        )
         path = f"{folder}{os.pathsep}{REPOSITORY}"
-        child = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path})
+        environment = {**os.environ, "PYTHONPATH": path}
+        child = subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=folder)
         children.append(child)
         return child
 
@@ -246,6 +260,34 @@ def test_a_worker_that_waits_for_redis_stops_when_told(
     time.sleep(pause)
     child.send_signal(signal.SIGTERM)
     assert child.wait(20) == 0
+
+
+def test_a_job_that_goes_on_killing_its_worker_is_given_up(
+    jobs: RqJobs, folder: Path, worker: Callable[..., subprocess.Popen[bytes]], redis_url: str
+) -> None:
+    jobs.enqueue("finetune", REF)
+    jobs.enqueue("train", REF)
+    begun = [["begin", "finetune", "1"]]
+    children = [worker(SLOW)]
+
+    def over() -> bool:
+        if children[-1].poll() is not None:
+            children.append(worker(SLOW))
+        return "given up" in (folder / "worker.log").read_text()
+
+    assert until(over, 90)
+    said = (folder / "worker.log").read_text()
+    assert "finetune of project 1 at http://127.0.0.1:8080: given up, it killed 3 workers" in said
+    assert until(lambda: ["end", "train"] in [line[:2] for line in lines(folder)]), "others have their turn"
+    jobs.enqueue("finetune", REF)  # nobody has changed anything
+    jobs.enqueue("train", REF, n=2)
+    assert until(lambda: lines(folder)[-1][:4] == ["end", "train", "1", "2"])
+    assert [line for line in lines(folder) if line[1] == "finetune"] == 3 * begun
+    with closing(RedisState(redis_url)) as state:
+        assert state.given_up(REF) == {"finetune": 3}
+        assert state.given_up(OTHER) == {}
+    jobs.enqueue("finetune", REF, force=True)  # a person asks
+    assert until(lambda: [line for line in lines(folder) if line[1] == "finetune"] == 4 * begun)
 
 
 def test_without_redis_the_next_step_is_named() -> None:

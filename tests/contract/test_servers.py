@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tempfile
@@ -58,13 +59,54 @@ def test_redis_keeps_its_data_over_a_restart(folder: Path) -> None:
         server.stop()
 
 
-def test_redis_listens_on_tcp_where_the_path_is_too_long_for_a_socket(folder: Path) -> None:
-    server = LocalRedis(folder / ("long" * 30) / "a b")
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("below", ["long" * 30 + "/a b", 'a "quoted" one' + "x" * 90, "ü" * 60])
+def test_redis_has_a_private_socket_where_the_path_is_too_long_for_one(folder: Path, below: str) -> None:
+    server = LocalRedis(folder / below)
+    for _ in range(2):
+        try:
+            server.start()
+            assert server.url.startswith("unix://")
+            assert LocalRedis.url_of(folder / below) == server.url
+            with ask(server.url) as client:
+                assert client.ping()
+                assert client.config_get("port") == {"port": "0"}
+                place = Path(client.config_get("unixsocket")["unixsocket"])
+            assert (mode(place.parent), mode(place)) == (0o700, 0o700)
+        finally:
+            server.stop()
+        assert not place.parent.exists()
+
+
+def test_redis_in_a_folder_of_any_name_listens_in_it(folder: Path) -> None:
+    server = LocalRedis(folder / 'a "b" \\c\'')
     try:
         server.start()
-        assert server.url.startswith("redis://127.0.0.1:")
+        assert (server.folder / "redis.sock").is_socket()
         with ask(server.url) as client:
             assert client.ping()
+    finally:
+        server.stop()
+
+
+def test_redis_on_a_port_asks_for_a_password_that_only_this_user_can_read(folder: Path) -> None:
+    server = LocalRedis(folder, free_port())
+    try:
+        server.start()
+        with redis.Redis(port=server.port) as stranger, pytest.raises(redis.AuthenticationError):
+            stranger.ping()
+        url = LocalRedis.url_of(folder)
+        assert url == server.url
+        with ask(url) as client:
+            assert client.ping()
+            pid = client.info("server")["process_id"]
+        password = url.partition("@")[0].rpartition(":")[2]
+        assert password.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        for file in folder.iterdir():
+            assert mode(file) == 0o600 or password.encode() not in file.read_bytes()
     finally:
         server.stop()
 

@@ -49,7 +49,9 @@ def images(tmp_path: Path) -> Iterator[list[str]]:
     class Slow(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             time.sleep(0.1)
-            data = files[int(self.path[1:-4])].read_bytes()
+            name = self.path[1:-4]
+            file = files[int(name)] if name.isdigit() else tmp_path / "digits" / name
+            data = file.read_bytes()
             self.send_response(200)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
@@ -64,7 +66,7 @@ def images(tmp_path: Path) -> Iterator[list[str]]:
 @pytest.fixture
 def start(
     redis_url: str, tmp_path: Path, images: list[str]
-) -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
     children: list[subprocess.Popen[bytes]] = []
@@ -79,8 +81,8 @@ def start(
         "LABEL_STUDIO_API_KEY": "none",
     }
 
-    def started(log: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", WORKER, redis_url]
+    def started(log: str, before: str = "") -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", before + WORKER, redis_url]
         with open(tmp_path / log, "wb") as out:
             children.append(subprocess.Popen(command, env=environment, stdout=out, stderr=out))
         return children[-1]
@@ -89,6 +91,53 @@ def start(
     for child in children:
         child.kill()
         child.wait()
+
+
+DEADLY = b"deadly"
+KILLED = """
+import os
+import numpy as np
+from ml_backend.bootstrap import Container
+
+
+class Embedding:
+    def embed(self, images):
+        for name, data in images:
+            if data.startswith(b"deadly"):
+                os.kill(os.getpid(), 9)
+            yield name, np.full(1280, data[20], np.float32)
+
+Container.embedder = lambda self, feature_set: Embedding()
+"""
+
+
+def test_an_image_that_kills_workers_is_named_and_costs_no_other(
+    start: Callable[..., subprocess.Popen[bytes]],
+    state: RedisState,
+    redis_url: str,
+    images: list[str],
+    tmp_path: Path,
+) -> None:
+    ref, few = ProjectRef(images[0].rpartition("/")[0], 1), dict(enumerate(images[:40], 1))
+    (tmp_path / "digits" / "deadly").write_bytes(DEADLY)
+    few[17] = images[0].replace("/0.png", "/deadly.png")
+    state.set_tasks(ref, {TaskId(n): ContentKey("") for n in few})
+    jobs = RqJobs(redis_url)
+    jobs.enqueue("ingest", ref, images={str(n): address for n, address in few.items()})
+    workers = [start("one.log", KILLED)]
+
+    def over() -> bool:
+        if workers[-1].poll() is not None:
+            workers.append(start(f"{len(workers)}.log", KILLED))
+        return sum(bool(key) for key in state.tasks(ref).values()) == 39 and bool(state.unread(ref))
+
+    assert until(over, 90)
+    assert len(workers) == 3, "it killed two"
+    (it,) = state.unread(ref).values()
+    assert (it.task, it.why) == (17, "Reading it killed a worker 2 times.")
+    assert "task 17: Reading it killed a worker 2 times." in (tmp_path / "2.log").read_text()
+    assert until(lambda: not jobs.waits("ingest", ref))
+    jobs.close()
 
 
 def test_an_import_is_shared_out_and_outlives_a_killed_worker(

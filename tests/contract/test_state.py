@@ -18,6 +18,7 @@ from ml_backend.adapters.redis.state import EVENTS, RedisState
 from ml_backend.domain.errors import StoreError
 from ml_backend.domain.events import GenerationPublished, Ingested, Synced, WebhookPassedOn
 from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
+from ml_backend.domain.unread import Unread
 from ml_backend.ports import State
 
 A = ProjectRef("http://127.0.0.1:8080", 1)
@@ -34,8 +35,13 @@ def test_what_was_never_written_is_empty(state: State) -> None:
     assert (state.tasks(A), state.annotations(A), state.window(A), state.options(A)) == ({}, [], {}, {})
     assert state.annotation(A, AnnotationId(1)) is None
     assert state.written(A) == {}
-    assert state.keys_of(["x"]) == [None]
-    assert state.keys_of([]) == []
+    assert (state.sources(A), state.unread(A), state.suspects(A), state.reading(A, "x")) == (
+        {},
+        {},
+        {},
+        set(),
+    )
+    assert state.read_before(A, [TaskId(1)]) == {}
 
 
 def test_projects_of_two_instances_stay_apart(state: State) -> None:
@@ -55,7 +61,11 @@ def test_writing_nothing_is_fine(state: State) -> None:
     state.delete_annotations(A, iter(()))
     state.set_window(A, {})
     state.drop_window(A, [])
-    state.set_keys({})
+    state.set_sources(A, {})
+    state.set_unread(A, {})
+    state.drop_unread(A, [])
+    state.set_suspects(A, {})
+    assert state.read_before(A, []) == {}
     state.set_written(A, {})
     assert state.tasks(A) == {}
 
@@ -140,9 +150,35 @@ def test_fresh_scores_lie_outside_of_what_the_window_held(state: State, scores: 
     assert not set(state.window(A)) & set(scores)
 
 
-def test_keys_of_addresses_come_back_in_order(state: State) -> None:
-    state.set_keys({"http://a /1.png": KEY, "http://b /1.png": OTHER})
-    assert state.keys_of(["http://b /1.png", "x", "http://a /1.png"]) == [OTHER, None, KEY]
+def test_where_a_key_was_read_is_noted_beside_it_and_goes_with_its_task(state: State) -> None:
+    state.set_tasks(A, {TaskId(1): KEY, TaskId(2): OTHER, TaskId(3): ContentKey("")})
+    state.set_sources(A, {TaskId(1): "here", TaskId(3): "there"})
+    assert state.read_before(A, [TaskId(n) for n in (2, 9, 1, 3)]) == {1: (KEY, "here"), 2: (OTHER, "")}
+    assert state.read_before(B, [TaskId(1)]) == {}
+    state.delete_tasks(A, [TaskId(1)])
+    assert state.sources(A) == {3: "there"}
+
+
+def test_images_that_cannot_be_read_come_back_as_they_were(state: State) -> None:
+    first, second = Unread(TaskId(1), "gone", 2, 1e9), Unread(TaskId(2), "deadly", 10, math.inf)
+    state.set_unread(A, {"a": first, "b": second})
+    assert state.unread(A) == {"a": first, "b": second}
+    assert [it.due(2e9) for it in state.unread(A).values()] == [True, False]
+    state.drop_unread(A, ["b", "x"])
+    assert state.unread(A) == {"a": first}
+    state.drop_unread(A)
+    assert state.unread(A) == state.unread(B) == {}
+
+
+def test_notes_of_a_run_and_deaths_stay_until_they_are_cleared(state: State) -> None:
+    state.note_reading(A, "run", ["a", "b"])
+    state.note_reading(A, "run", ["c"])
+    assert (state.reading(A, "run"), state.reading(A, "other")) == ({"a", "b", "c"}, set())
+    state.end_reading(A, "run")
+    assert state.reading(A, "run") == set()
+    state.set_suspects(A, {"a": 1, "b": 2})
+    state.set_suspects(A, {"a": 0})
+    assert state.suspects(A) == {"b": 2}
 
 
 def test_seconds_since_submit_start_at_the_submit(state: State) -> None:

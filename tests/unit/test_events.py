@@ -11,6 +11,7 @@ from ml_backend.domain.events import (
     GenerationPublished,
     Ingested,
     MapPublished,
+    Retired,
     StrategyChosen,
     Synced,
     WebhookPassedOn,
@@ -26,6 +27,7 @@ EVENTS = [
     Synced(),
     StrategyChosen(),
     AuditSampleChanged(),
+    Retired(),
     WebhookPassedOn({"action": "ANNOTATION_CREATED", "annotation": {"id": 1}}),
 ]
 
@@ -43,7 +45,8 @@ def test_no_kind_of_event_is_forgotten() -> None:
 
 def test_names_are_those_that_older_processes_know() -> None:
     names = [to_text(event)[0] for event in EVENTS]
-    assert names == ["ingested", "generation", "projection", "synced", "strategy", "audits", "webhook"]
+    known = ["ingested", "generation", "projection", "synced", "strategy", "audits", "retired", "webhook"]
+    assert names == known
 
 
 def test_an_unknown_name_is_no_event() -> None:

@@ -27,6 +27,7 @@ from ml_backend.adapters.models.finetune_training import Training
 from ml_backend.adapters.models.finetuner import TorchFinetuner
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.bootstrap import Container
+from ml_backend.domain.content_hash import content_key
 from ml_backend.domain.generation import Generation, untuned
 from ml_backend.domain.model import Annotation, AnnotationId, ProjectRef, Task, TaskId, TaskRecord
 from ml_backend.services.embedding import ingest as ingesting
@@ -202,6 +203,24 @@ def test_a_backbone_that_is_not_better_is_not_published(
         jobs.finetune(container.ref(1))
     assert current(container).number == plain.number
     assert "fine-tuning the backbone is not better" in caplog.text
+
+
+def test_a_labelled_image_that_shows_another_picture_by_now_is_left_out(
+    container: Container,
+    every_digit: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ref = container.ref(1)
+    before, other = container.state.tasks(ref), every_digit[IMAGES + 5]
+    monkeypatch.setattr(Training, "run", lambda *_: tiny().state_dict())
+    container.studio.files["/data/0.png"] = other  # type: ignore[attr-defined]
+    jobs.finetune(ref)
+    assert "/data/0.png is left out: it shows another picture" in caplog.text
+    (name,) = (container.settings.data_dir / "features").glob("tiny~*")
+    features = container.features(name.name)
+    assert features.missing([before[TaskId(1)], content_key(other.read_bytes())]) == [before[TaskId(1)]]
+    assert not features.missing(key for task, key in before.items() if task != 1)
 
 
 def test_too_few_labels_are_named(container: Container, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.controls import Choices
+from ml_backend.domain.content_hash import address_digest
 from ml_backend.domain.errors import LabelStudioError
 from ml_backend.domain.model import (
     MODEL_VERSION,
@@ -114,7 +115,7 @@ def test_an_empty_state_is_rebuilt(state: RedisState) -> None:
     for task in (1, 2, 3):
         studio.predict(20 + task, task, -float(task))
     studio.predict(30, 3, -50.0, version="somebody else's")
-    state.set_keys({f"{REF.origin} /data/2.png": OTHER})
+    state.set_tasks(REF, {TaskId(2): OTHER})
     report = run(studio, state)
     assert_equal(studio, state)
     assert state.tasks(REF) == {1: KEY, 2: OTHER, 3: "", 4: ""}
@@ -191,6 +192,27 @@ def test_a_known_key_is_kept_where_label_studio_has_none(state: RedisState) -> N
     state.set_tasks(REF, {task: OTHER})
     assert run(studio, state).to_embed == ()
     assert state.tasks(REF) == {1: OTHER}
+
+
+def test_an_image_at_another_address_than_it_was_read_at_is_read_anew(state: RedisState) -> None:
+    studio = FakeStudio()
+    for number in (1, 2, 3):
+        studio.add(number, KEY)
+    assert run(studio, state).to_embed == (), "where an imported key was read isn't known: here"
+    studio.tasks[TaskId(2)] = replace(studio.tasks[TaskId(2)], data={"image": "/data/other.png"})
+    for _ in range(2):
+        assert [task.id for task in run(studio, state).to_embed] == [2]
+    assert state.tasks(REF)[TaskId(2)] == KEY, "until then it keeps the old one"
+    state.set_sources(REF, {TaskId(2): address_digest("/data/other.png")})
+    assert run(studio, state).to_embed == ()
+
+
+def test_a_new_task_at_a_known_address_is_read(state: RedisState) -> None:
+    studio = FakeStudio()
+    studio.add(1, KEY)
+    run(studio, state)
+    studio.tasks[TaskId(2)] = Task(TaskId(2), {"image": "/data/1.png"})
+    assert [task.id for task in run(studio, state).to_embed] == [2]
 
 
 def test_lost_features_are_embedded_again(state: RedisState) -> None:

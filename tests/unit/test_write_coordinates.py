@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from ml_backend.adapters.redis.state import RedisState
-from ml_backend.domain.errors import NotFound
+from ml_backend.domain.errors import LabelStudioError, NotFound
 from ml_backend.domain.generation import Projection
 from ml_backend.domain.model import ContentKey, PredictionId, ProjectRef, TaskId
 from ml_backend.services.syncing.write_coordinates import AT_HAND, order_of, write_back
@@ -32,6 +32,14 @@ class Tasks:
         }
         self.patched: list[int] = []
         self.dies_after = 10**9
+        self.refused: set[int] = set()
+        self.away = False
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def project(self, project: int) -> dict[str, Any]:
+        if self.away:
+            raise LabelStudioError("Label Studio can't be reached.")
+        return {"id": project}
 
     def call(self, method: str, path: str, **request: Any) -> Any:
         params = request["params"]
@@ -49,6 +57,8 @@ class Tasks:
     def update_task(self, task: TaskId, *, meta: Any = None, data: Any = None) -> None:
         if len(self.patched) >= self.dies_after:
             raise KeyboardInterrupt
+        if self.away or task in self.refused:
+            raise LabelStudioError(f"PATCH /api/tasks/{task}/ answered 500.")
         if task not in self.tasks:
             raise NotFound(f"Task {task} is gone.")
         self.patched.append(task)
@@ -56,6 +66,7 @@ class Tasks:
             self.tasks[task]["meta"] = json.loads(json.dumps(meta))
         if data is not None:
             self.tasks[task]["data"] = json.loads(json.dumps(data))
+        self.meanwhile()
 
 
 def projection(generation: int = 1, **moved: tuple[float, float, int]) -> Projection:
@@ -157,6 +168,60 @@ def test_tasks_that_are_gone_or_not_on_the_map_are_skipped(state: RedisState) ->
     assert 4 not in studio.patched
     assert 1 not in studio.patched
     assert 4 not in state.written(REF)
+
+
+def test_what_others_write_meanwhile_stays(state: RedisState) -> None:
+    studio = Tasks()
+
+    def script() -> None:
+        for number, task in studio.tasks.items():
+            if number not in studio.patched:
+                task["meta"] = {"owner": "them"}
+                task["data"]["more"] = len(studio.patched)
+
+    studio.meanwhile = script
+    assert run(studio, state, projection(), as_data=True) == COUNT
+    for number, task in list(studio.tasks.items())[1:]:
+        assert {name: value for name, value in task["meta"].items() if name != "rush"} == {"owner": "them"}
+        assert task["meta"]["rush"]["key"] == TASKS[TaskId(number)]
+        assert (task["data"]["more"], "rush_x" in task["data"]) == (number - 1, True)
+
+
+def test_what_somebody_else_has_put_in_place_meanwhile_is_not_written(state: RedisState) -> None:
+    studio = Tasks()
+
+    def another_writer() -> None:
+        studio.tasks[2]["meta"]["rush"] = {**studio.tasks[1]["meta"]["rush"], "key": TASKS[TaskId(2)]}
+        x, y = projection().xy[1].tolist()
+        studio.tasks[2]["meta"]["rush"] |= {"x": x, "y": y}
+
+    studio.meanwhile = another_writer
+    assert run(studio, state, projection(), [1, 2, 3]) == 2
+    assert studio.patched == [1, 3]
+
+
+def test_a_task_that_is_not_taken_costs_itself_only(state: RedisState) -> None:
+    studio = Tasks()
+    studio.refused = {2, 5, 6, 7, 8}
+    studio.tasks[9]["meta"] = ["a list"]
+    assert run(studio, state, projection()) == COUNT - 6
+    assert studio.tasks[9]["meta"] == ["a list"]
+    assert not {2, 5, 6, 7, 8, 9} & set(state.written(REF))
+    studio.refused = set()
+    assert run(studio, state, projection()) == 5
+
+
+def test_a_label_studio_that_is_away_is_not_asked_for_every_task(state: RedisState) -> None:
+    studio = Tasks()
+
+    def leave() -> None:
+        studio.away = len(studio.patched) == 4
+
+    studio.meanwhile = leave
+    with pytest.raises(LabelStudioError, match="can't be reached"):
+        run(studio, state, projection())
+    studio.away = False
+    assert run(studio, state, projection()) == COUNT - 4
 
 
 def test_it_waits_while_somebody_submits(state: RedisState, redis_url: str) -> None:

@@ -113,6 +113,7 @@ class FileFeatures:
         try:
             found = os.stat(self._keys_path)
         except FileNotFoundError:
+            self._rows, self._seen = {}, (0, 0)  # deleted, and not made anew yet
             return
         if (found.st_ino, found.st_size // KEY_BYTES) == self._seen:
             return
@@ -146,6 +147,8 @@ class FileFeatures:
     @contextmanager
     def _writing(self) -> Iterator[tuple[BinaryIO, BinaryIO]]:
         """Open both files for the one writer that holds the lock; the kernel frees it when a process dies."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._check_dim()
         with (
             FileLock(self._folder / "lock", fallback_to_soft=False),
             open(self._vectors_path, "ab") as vectors,

@@ -148,6 +148,13 @@ class QdrantIndex:
                 return 0  # the server came back without it
             return self._client.count(self._name, exact=True).count
 
+    def drop(self) -> None:
+        """Delete the index on the server; it can't be used afterwards."""
+        with self._server():
+            if (current := retried(self._current)) is not None:
+                self._client.delete_collection(current)  # and its alias with it
+        self.close()
+
     def close(self) -> None:
         """Close the connection; the server keeps the index."""
         self._client.close()

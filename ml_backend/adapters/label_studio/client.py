@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from typing import Any
 from ml_backend.adapters.label_studio.images import ImageSource
 from ml_backend.adapters.label_studio.transport import Transport
 from ml_backend.controls import Control
-from ml_backend.domain.errors import LabelStudioError, NotFound
+from ml_backend.domain.errors import BadRequest, LabelStudioError, NotFound
 from ml_backend.domain.model import (
     MODEL_VERSION,
+    Annotation,
     PredictionId,
     PredictionRow,
     Task,
@@ -20,6 +22,8 @@ from ml_backend.domain.model import (
     TaskRecord,
 )
 from ml_backend.wire import annotation, place_of, score_of
+
+log = logging.getLogger(__name__)
 
 PAGE = 500
 BULK_TIMEOUT = 600.0
@@ -77,13 +81,16 @@ class HttpLabelStudio:
             rows.setdefault(row.task, []).append(row)
         last = 0
         while page := self._page(project, last):
+            before = last
             for task in page:
+                if not isinstance(_mapping(task).get("id"), int):
+                    log.warning("project %s: a task is left out, it has no id: %.80r", project, task)
+                    continue
                 last = task["id"]
-                given = task.get("annotations") or ()
-                mine = tuple(annotation({"task": last, **each}, control) for each in given)
-                record = Task(TaskId(last), task.get("data") or {}, task.get("meta") or {})
+                record = Task(TaskId(last), _mapping(task.get("data")), _mapping(task.get("meta")))
+                mine = tuple(_annotations(last, task.get("annotations"), control))
                 yield TaskRecord(record, mine, tuple(rows.get(record.id, ())))
-            if len(page) < PAGE:
+            if len(page) < PAGE or last == before:
                 return
 
     def _page(self, project: int, after: int) -> list[dict[str, Any]]:
@@ -179,10 +186,9 @@ class HttpLabelStudio:
         rows: list[PredictionRow] = []
         for params in pages:
             for row in self._prediction_page(params):
-                if row["project"] == project and (wanted is None or row["task"] in wanted):
-                    score = None if row["score"] is None else place_of(row["score"])
-                    version = row["model_version"] or ""
-                    rows.append(PredictionRow(PredictionId(row["id"]), TaskId(row["task"]), score, version))
+                found = _row(row) if _mapping(row).get("project") == project else None
+                if found is not None and (wanted is None or found.task in wanted):
+                    rows.append(found)
         return rows
 
     def _prediction_page(self, params: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -234,6 +240,30 @@ class HttpLabelStudio:
 
 def _listed(text: str) -> list[str]:
     return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """The object, or an empty one in the place of what somebody else's program put there."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def _annotations(task: int, given: Any, control: Control | None) -> Iterator[Annotation]:
+    """The annotations that can be read; the others cost nothing but themselves."""
+    for each in given if isinstance(given, Sequence) and not isinstance(given, str) else ():
+        try:
+            yield annotation({"task": task, **each} if isinstance(each, Mapping) else each, control)
+        except BadRequest as error:
+            log.warning("task %s: an annotation is left out: %s", task, error)
+
+
+def _row(row: Any) -> PredictionRow | None:
+    """The prediction row; None for one that can't be read."""
+    try:
+        score = None if row["score"] is None else place_of(row["score"])
+        return PredictionRow(PredictionId(row["id"]), TaskId(row["task"]), score, row["model_version"] or "")
+    except (KeyError, TypeError, ValueError) as error:
+        log.warning("A prediction is left out: %s: %s", type(error).__name__, error)
+        return None
 
 
 def _object(reply: Any) -> dict[str, Any]:

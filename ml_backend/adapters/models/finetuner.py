@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from safetensors.torch import save_file
 
 from ml_backend.adapters.files.features import feature_set
@@ -79,7 +80,11 @@ class TorchFinetuner:
         path = weights_path(name, self._folder)
         if not path.exists():
             self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._folder) as folder:
+            # The lock tells the pixels of a run that lives from those of one that was killed.
+            with (
+                tempfile.TemporaryDirectory(dir=self._folder) as folder,
+                FileLock(Path(folder) / "lock", fallback_to_soft=False),
+            ):
                 pixels, rows = self._decode(keys, images, Path(folder) / "pixels")
                 known = [place for place, row in enumerate(rows) if row < len(targets)]
                 teach = [rows[place] for place in known]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import fcntl
 import importlib.util
 import os
+import secrets
 import shlex
+import shutil
 import socket
+import tempfile
 from pathlib import Path
 from urllib.error import URLError
 from urllib.parse import quote
@@ -137,22 +140,25 @@ def redis_executable() -> Path:
 class LocalRedis:
     """A real redis-server in ``folder`` that loses at most the last second of writes.
 
-    It listens on ``<folder>/redis.sock`` for this user only, or on 127.0.0.1 where a port is given
-    or the socket's path is too long for the system.
+    Whoever writes to Redis owns the workers, so it listens for this user only: on ``<folder>/redis.sock``; in
+    a private folder of the system's temporary one where that path is too long for a socket; or, where a
+    ``port`` is given, on 127.0.0.1 with a password. ``<folder>/url`` has the way, for this user to read.
     """
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
         self.folder = folder.resolve()
-        self._socket = self.folder / "redis.sock"
-        if port is None and len(os.fsencode(self._socket)) > _UNIX_PATH_LIMIT:
-            port = free_port()
         self.port = port
+        self._password = secrets.token_hex(16) if port else ""
+        self._socket = self.folder / "redis.sock"
+        self._private = not port and not _fits_socket(self._socket)
         self._child = Child("redis", self.folder)
 
     @property
     def url(self) -> str:
-        """For ``redis.from_url``."""
-        return f"redis://127.0.0.1:{self.port}/0" if self.port else f"unix://{quote(str(self._socket))}"
+        """For ``redis.from_url``; of a server in a private folder once it is started."""
+        if self.port:
+            return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+        return f"unix://{quote(str(self._socket))}"
 
     @property
     def running(self) -> bool:
@@ -179,21 +185,38 @@ class LocalRedis:
 
     def start(self, progress: Progress = lambda line: None, timeout: float = 60.0) -> None:
         """Start and wait until it answers; ServerError with the log's tail if it doesn't."""
-        place = ["--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700"]
-        if self.port:
-            if not port_is_free(self.port):
-                raise ServerError(
-                    f"Port {self.port} is taken.", "Stop what listens there or choose another port."
-                )
-            place = ["--port", str(self.port), "--bind", "127.0.0.1"]
+        if self.port and not port_is_free(self.port):
+            raise ServerError(
+                f"Port {self.port} is taken.", "Stop what listens there or choose another port."
+            )
+        if self._private and not self.running:
+            self._socket = _private_folder() / "redis.sock"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        config = self.folder / "redis.conf"
+        _write_privately(config, self._place())
         keep = ["--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--dir", str(self.folder)]
-        self._child.start([redis_executable(), *place, *keep, "--daemonize", "no"])
-        (self.folder / "url").write_text(self.url)
-        self._child.wait(self._answers, timeout, progress, "Starting Redis")
+        try:
+            self._child.start([redis_executable(), str(config), *keep, "--daemonize", "no"])
+            _write_privately(self.folder / "url", self.url)
+            self._child.wait(self._answers, timeout, progress, "Starting Redis")
+        except BaseException:
+            self._leave()
+            raise
 
     def stop(self) -> None:
         """Stop it, which writes everything to disk, and wait; fine where it isn't running."""
         self._child.stop()
+        self._leave()
+
+    def _place(self) -> str:
+        """Where to listen, in a file: the arguments of a process are for everybody to read."""
+        if self.port:
+            return f"bind 127.0.0.1\nport {self.port}\nrequirepass {self._password}\n"
+        return f'port 0\nunixsocket "{_quoted(self._socket)}"\nunixsocketperm 700\n'
+
+    def _leave(self) -> None:
+        if self._private and not self.running:
+            shutil.rmtree(self._socket.parent, ignore_errors=True)
 
     def _answers(self) -> bool:
         family = socket.AF_INET if self.port else socket.AF_UNIX
@@ -202,6 +225,29 @@ class LocalRedis:
             try:
                 client.connect(("127.0.0.1", self.port) if self.port else str(self._socket))
                 client.sendall(b"PING\r\n")
-                return client.recv(64).startswith(b"+PONG")
+                return client.recv(64).startswith((b"+PONG", b"-NOAUTH"))
             except OSError:
                 return False
+
+
+def _fits_socket(path: Path) -> bool:
+    return len(os.fsencode(path)) <= _UNIX_PATH_LIMIT
+
+
+def _private_folder() -> Path:
+    """A new folder with a short path that only this user can enter."""
+    for parent in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - mkdtemp makes a new one, mode 0700
+        if _fits_socket(Path(parent) / "rush-XXXXXXXX" / "redis.sock"):
+            return Path(tempfile.mkdtemp(prefix="rush-", dir=parent))
+    raise ServerError("No path is short enough for Redis's socket.", "Set TMPDIR to a shorter one.")
+
+
+def _write_privately(path: Path, text: str) -> None:
+    """Replace a file by one that only this user can read."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(text)
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("\\", "\\\\").replace('"', '\\"')

@@ -17,14 +17,14 @@ from typing import Any
 
 from redis import Redis
 from redis.client import Pipeline
-from redis.exceptions import RedisError
+from redis.exceptions import LockError, RedisError
 from rq import Queue, SimpleWorker, Worker
 from rq.exceptions import StopRequested
 from rq.job import Job
 from rq.worker import DequeueStrategy
 
 from ml_backend.adapters.redis.client import Connections, address
-from ml_backend.adapters.redis.recovery import watching
+from ml_backend.adapters.redis.recovery import Deaths, give_up, watching
 from ml_backend.domain.model import ProjectRef
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class RqJobs:
                 failure_ttl=FAILURE_TTL,
                 job_id=f"{_name(job, project)}{uuid.uuid4().hex}",
                 description=f"{job} of project {project.id} at {project.origin}",
-                meta={"lock": f"{lock}:{digest}" if job in SHARDED else lock},
+                meta={"lock": f"{lock}:{digest}" if job in SHARDED else lock, "project": project.slug},
                 pipeline=pipe,
             )
             pipe.set(waiting, fresh.id, ex=FAILURE_TTL)
@@ -110,13 +110,21 @@ class WarmWorker(SimpleWorker):
         """Run the job while holding its lock."""
         with held(self.connection, job.get_meta(refresh=False).get("lock", job.id)) as free:
             if free:
-                began = time.monotonic()
-                log.info("%s begins.", job.description)
-                super().execute_job(job, queue)
-                log.info("%s took %.1f s.", job.description, time.monotonic() - began)
+                self._execute(job, queue)
                 return
         queue.push_job_id(job.id)
         time.sleep(BUSY_SECONDS)
+
+    def _execute(self, job: Job, queue: Queue) -> None:
+        deaths = Deaths(self.connection, job)
+        if (number := deaths.number()) >= deaths.most and not job.kwargs.get("force"):
+            give_up(self.connection, job, number)
+            return
+        began = time.monotonic()
+        log.info("%s begins.", job.description)
+        super().execute_job(job, queue)
+        log.info("%s took %.1f s.", job.description, time.monotonic() - began)
+        deaths.clear()
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:
         """Finish the current job, then stop; a second signal stops at once."""
@@ -138,7 +146,11 @@ def held(redis: Redis, name: str) -> Iterator[bool]:
     def keep() -> None:
         while not done.wait(LOCK_SECONDS / 3):
             try:
-                lock.reacquire()
+                try:
+                    lock.reacquire()
+                except LockError:  # it ran out while this process or the machine stood still
+                    if not lock.acquire(blocking=False):
+                        raise
             except RedisError as error:
                 log.warning("Lock %s not renewed: %s", name, error)
 

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import astuple
 from typing import Any
 
 from redis.client import PubSub
@@ -16,12 +17,13 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from ml_backend.adapters.redis.client import Connections
 from ml_backend.domain.events import Event, from_text, to_text
 from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
+from ml_backend.domain.unread import Unread
 
 PROJECTS = "rush:projects"
-SOURCES = "rush:keys"
 EVENTS = "rush:events"
 BATCH = 10_000
 SUBMIT_SECONDS = 24 * 3600
+READING_SECONDS = 3 * 24 * 3600
 RECONNECT_SECONDS = 0.2
 LARGEST_SCORE = 2**52
 """Scores are floats in Label Studio and integers here; up to this size both are exact."""
@@ -53,6 +55,16 @@ class RedisState:
         with self._redis() as redis:
             known = [ProjectRef(*json.loads(entry)) for entry in redis.smembers(PROJECTS)]
         return sorted(known, key=lambda ref: (ref.origin, ref.id))
+
+    def forget(self, project: ProjectRef) -> None:
+        """It is no project any more; ``leftovers.forget`` deletes what was noted of it."""
+        with self._redis() as redis:
+            redis.srem(PROJECTS, _entry(project))
+
+    def first_for(self, what: str, seconds: float) -> bool:
+        """Whether nobody has asked this, over all processes, for so many seconds."""
+        with self._redis() as redis:
+            return bool(redis.set(f"rush:last:{what}", "1", nx=True, ex=int(seconds)))
 
     def options(self, project: ProjectRef) -> dict[str, str]:
         """Per-project choices and facts."""
@@ -97,7 +109,7 @@ class RedisState:
                         pipe.zrange(_name(project, "annotated"), int(task), int(task), byscore=True)
                     annotations = [number for found in pipe.execute() for number in found]
                 with redis.pipeline() as pipe:
-                    for name in ("tasks", "window", "written"):
+                    for name in ("tasks", "window", "written", "sources"):
                         pipe.hdel(_name(project, name), *map(str, some))
                     if annotations:
                         pipe.hdel(_name(project, "annotations"), *annotations)
@@ -198,19 +210,88 @@ class RedisState:
         """Note what was written back."""
         self._set(project, "written", written)
 
-    # ---- image addresses
+    # ---- images and their addresses
 
-    def keys_of(self, sources: Sequence[str]) -> list[ContentKey | None]:
-        """Content keys of image addresses seen before, None for the others, in order."""
+    def read_before(
+        self, project: ProjectRef, tasks: Sequence[TaskId]
+    ) -> dict[TaskId, tuple[ContentKey, str]]:
+        """Of these tasks the ones that have a key: that, and its source or ""."""
+        found: dict[TaskId, tuple[ContentKey, str]] = {}
         with self._redis() as redis:
-            found = [key for some in _batches(sources) for key in redis.hmget(SOURCES, some)]
-        return [None if key is None else ContentKey(key) for key in found]
+            for some in _batches(tasks):
+                keys = redis.hmget(_name(project, "tasks"), some)
+                sources = redis.hmget(_name(project, "sources"), some)
+                rows = zip(some, keys, sources, strict=True)
+                found |= {task: (ContentKey(key), source or "") for task, key, source in rows if key}
+        return found
 
-    def set_keys(self, keys: Mapping[str, ContentKey]) -> None:
-        """Note the content keys of image addresses."""
+    def sources(self, project: ProjectRef) -> dict[TaskId, str]:
+        """A digest of the address that each task's key was read at, as far as it is known."""
         with self._redis() as redis:
-            for some in _batches(keys.items()):
-                redis.hset(SOURCES, mapping=dict(some))
+            found = redis.hgetall(_name(project, "sources"))
+        return {TaskId(int(task)): digest for task, digest in found.items()}
+
+    def set_sources(self, project: ProjectRef, sources: Mapping[TaskId, str]) -> None:
+        """Note where the keys of tasks were read."""
+        self._set(project, "sources", sources)
+
+    def unread(self, project: ProjectRef) -> dict[str, Unread]:
+        """The images that can't be read, by the digest of their address."""
+        with self._redis() as redis:
+            found = redis.hgetall(_name(project, "unread"))
+        return {digest: Unread(*json.loads(text)) for digest, text in found.items()}
+
+    def set_unread(self, project: ProjectRef, unread: Mapping[str, Unread]) -> None:
+        """Note images that can't be read."""
+        texts = {digest: json.dumps(astuple(it)) for digest, it in unread.items()}
+        self._set(project, "unread", texts)
+
+    def drop_unread(self, project: ProjectRef, addresses: Iterable[str] | None = None) -> None:
+        """Forget that these can't be read; without ``addresses`` (digests) none is left."""
+        with self._redis() as redis:
+            if addresses is None:
+                redis.delete(_name(project, "unread"))
+                return
+            for some in _batches(addresses):
+                redis.hdel(_name(project, "unread"), *some)
+
+    def note_reading(self, project: ProjectRef, run: str, addresses: Iterable[str]) -> None:
+        """A run is about to read these (digests); the note outlives a killed worker by a few days."""
+        name = _name(project, f"reading:{run}")
+        with self._redis() as redis, redis.pipeline() as pipe:
+            pipe.sadd(name, *addresses)
+            pipe.expire(name, READING_SECONDS)
+            pipe.execute()
+
+    def reading(self, project: ProjectRef, run: str) -> set[str]:
+        """What a run has noted."""
+        with self._redis() as redis:
+            return set(redis.smembers(_name(project, f"reading:{run}")))
+
+    def end_reading(self, project: ProjectRef, run: str) -> None:
+        """The run has ended well, or its notes were looked at."""
+        with self._redis() as redis:
+            redis.delete(_name(project, f"reading:{run}"))
+
+    def suspects(self, project: ProjectRef) -> dict[str, int]:
+        """How many workers died while they read each of these addresses (digests)."""
+        with self._redis() as redis:
+            found = redis.hgetall(_name(project, "suspects"))
+        return {digest: int(deaths) for digest, deaths in found.items()}
+
+    def set_suspects(self, project: ProjectRef, deaths: Mapping[str, int]) -> None:
+        """Note deaths; 0 clears an address."""
+        self._set(project, "suspects", {digest: str(n) for digest, n in deaths.items() if n})
+        cleared = [digest for digest, n in deaths.items() if not n]
+        with self._redis() as redis:
+            for some in _batches(cleared):
+                redis.hdel(_name(project, "suspects"), *some)
+
+    def given_up(self, project: ProjectRef) -> dict[str, int]:
+        """The kinds of jobs that are not begun for a while, and how many workers each has killed."""
+        with self._redis() as redis:
+            found = redis.hgetall(_name(project, "given_up"))
+        return {job: int(deaths) for job, deaths in found.items()}
 
     # ---- events
 

@@ -17,7 +17,7 @@ import numpy as np
 
 import strategies
 from ml_backend.controls import Control
-from ml_backend.domain.content_hash import content_key
+from ml_backend.domain.content_hash import address_digest, content_key
 from ml_backend.domain.errors import BadRequest, RushError
 from ml_backend.domain.events import Synced
 from ml_backend.domain.generation import Floats, Projection
@@ -188,10 +188,8 @@ class Importer:
             for task, place in zip(tasks, places, strict=False):
                 task["predictions"] = [*task["predictions"], prediction(self.control, EMPTY, place)]
             ids = self.sink.import_tasks(self.ref.id, tasks)
-            self.state.set_keys(
-                {f"{self.ref.origin} {a}": key for a, key in zip(addresses, some, strict=True)}
-            )
             self.state.set_tasks(self.ref, dict(zip(ids, some, strict=True)))
+            self.state.set_sources(self.ref, dict(zip(ids, map(address_digest, addresses), strict=True)))
             self.state.set_window(
                 self.ref, {task: (PredictionId(0), float(p)) for task, p in zip(ids, places, strict=False)}
             )

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import strategies
+from ml_backend.domain.content_hash import content_key
 from ml_backend.domain.errors import BadImage, NotReady
 from ml_backend.domain.generation import Array, Floats, Generation, judged
 from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
@@ -122,13 +123,18 @@ class FinetuningRun:
         self, ref: ProjectRef, wanted: Mapping[TaskId, ContentKey], addresses: Mapping[TaskId, str]
     ) -> Iterator[tuple[str, bytes]]:
         """(content key, bytes) of these tasks' images; those that can't be read are left out."""
-        keys = {addresses[task]: key for task, key in wanted.items() if task in addresses}
+        keys: dict[str, set[ContentKey]] = {}
+        for task, key in wanted.items():
+            if task in addresses:
+                keys.setdefault(addresses[task], set()).add(key)
         with ThreadPoolExecutor(THREADS, "download") as pool:
             for address, data in images(pool, self.studio, ref, keys):
                 if isinstance(data, BadImage):
-                    log.warning("project %s: %s is left out: %s", ref.id, address, data)
-                else:
-                    yield keys[address], data
+                    log.warning("project %s: %.160s is left out: %s", ref.id, address, data)
+                elif (key := content_key(data)) in keys[address]:
+                    yield key, data
+                else:  # its label was given to another picture
+                    log.warning("project %s: %.160s is left out: it shows another picture.", ref.id, address)
 
 
 def split_holdout(vectors: Floats, kinds: Array, fair: npt.NDArray[np.bool_]) -> tuple[Rows, Rows]:

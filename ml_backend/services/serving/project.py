@@ -16,6 +16,7 @@ from ml_backend.domain.events import (
     GenerationPublished,
     Ingested,
     MapPublished,
+    Retired,
     StrategyChosen,
     Synced,
     WebhookPassedOn,
@@ -183,8 +184,8 @@ class Project:
                 self._renew_front()
             case MapPublished() | Synced():
                 self._reorder(self.reload)
-            case WebhookPassedOn():
-                raise AssertionError("The registry reads webhooks before a project hears of them.")
+            case WebhookPassedOn() | Retired():
+                raise AssertionError("These are for the registry, before a project hears of them.")
             case _:
                 assert_never(event)
 

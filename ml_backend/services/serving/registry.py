@@ -14,10 +14,11 @@ from ml_backend import wire
 from ml_backend.controls import parse_label_config
 from ml_backend.domain import deadline
 from ml_backend.domain.errors import NotFound, RushError, StoreError, Unavailable
-from ml_backend.domain.events import Event, ProjectUpdated, TasksCreated, WebhookPassedOn
+from ml_backend.domain.events import Event, ProjectUpdated, Retired, TasksCreated, WebhookPassedOn
 from ml_backend.domain.lock_order import OrderedLock, Rank
 from ml_backend.domain.model import ProjectRef
 from ml_backend.ports import Leases
+from ml_backend.services.retiring.retire import retire_if_gone, retired, revive
 from ml_backend.services.serving.events import handle
 from ml_backend.services.serving.loading import ProjectPorts
 from ml_backend.services.serving.maintenance import Maintenance
@@ -138,6 +139,7 @@ class Projects:
         ref = self.ref(project)
         if not self.ports.state.options(ref).get("label_config"):
             raise NotFound(f"Project {project} is not connected.", f"Run: rush connect --project {project}")
+        revive(ref, self.ports.state, self.ports.jobs)  # who asks for it has heard of it
         with self._lock:
             loading = self._loading.get(project)
             if loading is None or (loading.done() and project not in self._loaded):
@@ -224,11 +226,20 @@ class Projects:
         self._maintenance[project.ref.id] = (maintenance, turn)
 
     def _turn(self, maintenance: Maintenance) -> bool:
-        return self._stop.is_set() or self._try(maintenance.run, f"project {maintenance.project.ref.id}")
+        run = partial(self._run, maintenance)
+        return self._stop.is_set() or self._try(run, f"project {maintenance.project.ref.id}")
+
+    def _run(self, maintenance: Maintenance) -> None:
+        try:
+            maintenance.run()
+        except NotFound:
+            if not retire_if_gone(maintenance.project.ref, self.ports.studio, self.ports.state):
+                raise
 
     def _load_known(self) -> None:
         for ref in self.ports.state.projects():
-            if ref.origin == self.origin and not self.elsewhere(ref.id):
+            mine = ref.origin == self.origin and not self.elsewhere(ref.id)
+            if mine and not retired(ref, self.ports.state):
                 self._begin(ref)
                 if self.ports.settings.sync_seconds:  # what nobody heard while no backend ran
                     self.ports.jobs.enqueue("sync", ref)
@@ -253,7 +264,7 @@ class Projects:
                 continue
             if self.elsewhere(ref.id):
                 self._let_go(ref.id)
-            elif ref.id not in self._loading:
+            elif ref.id not in self._loading and not retired(ref, self.ports.state):
                 self._begin(ref)
                 self.ports.jobs.enqueue("sync", ref)  # what nobody heard in between
                 log.info("project %s is this replica's now.", ref.id)
@@ -290,7 +301,9 @@ class Projects:
     def _hear(self) -> None:
         end = time.monotonic() + TICK
         for ref, event in self.ports.state.listen(TICK):
-            if ref.origin == self.origin and ref.id in self._loading:
+            if ref.origin == self.origin and isinstance(event, Retired):
+                self._let_go(ref.id)
+            elif ref.origin == self.origin and ref.id in self._loading:
                 with self._lock:
                     self._thread_of(ref.id).do(partial(self._take, ref.id, event))
             if self._stop.is_set() or time.monotonic() > end:

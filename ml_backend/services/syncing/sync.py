@@ -7,11 +7,14 @@ the read can't be told from none: the next sync heals it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from ml_backend.controls import Control
+from ml_backend.domain.content_hash import address_digest
+from ml_backend.domain.errors import LabelStudioError
 from ml_backend.domain.model import (
     MODEL_VERSION,
     Annotation,
@@ -27,6 +30,11 @@ from ml_backend.domain.model import (
 from ml_backend.ports import Features, LabelStudio, State
 from ml_backend.wire import content_key_of, image_of
 
+FAILURES = 3
+"""Surplus rows that Label Studio does not delete, after which it is left alone until the next sync."""
+
+log = logging.getLogger(__name__)
+
 K = TypeVar("K")
 V = TypeVar("V")
 Progress = Callable[[int], None]
@@ -38,7 +46,7 @@ class SyncReport:
     """What our state holds now, and what had to be put right.
 
     ``changed`` counts the rows of our state that were wrong, ``deleted_predictions`` the surplus rows
-    deleted in Label Studio; the images of ``to_embed`` have no features yet.
+    deleted in Label Studio; the images of ``to_embed`` have no features yet, or are at another address now.
     """
 
     tasks: int
@@ -75,7 +83,7 @@ def sync(
         progress(len(records))
     after = _snapshot(ref, state)
 
-    tasks = merge(before.tasks, _keys(ref, state, control, records, after.tasks), after.tasks)
+    tasks = merge(before.tasks, _keys(control, records, after.tasks), after.tasks)
     made = {a.id: a for record in records for a in record.annotations if record.task.id in tasks}
     annotations = merge(before.annotations, made, after.annotations)
     labelled = {a.task for a in annotations.values() if not a.skipped}
@@ -94,17 +102,31 @@ def sync(
     state.delete_annotations(ref, _gone(after.annotations, annotations))
     state.drop_window(ref, _gone(after.window, window))
     state.delete_tasks(ref, _gone(after.tasks, tasks))
-    for row in surplus:
-        studio.delete_prediction(row.id)
+    deleted = _delete(studio, surplus)
+    moved = _moved(ref, state, control, records, tasks)
     lost = set(features.missing(key for key in tasks.values() if key)) if features is not None else set()
     to_embed = tuple(
         record.task
         for record in records
         if (key := tasks.get(record.task.id)) is not None
-        and (not key or key in lost)
         and image_of(record.task, control)
+        and (not key or key in lost or record.task.id in moved)
     )
-    return SyncReport(len(tasks), len(annotations), len(window), changed, len(surplus), to_embed)
+    return SyncReport(len(tasks), len(annotations), len(window), changed, deleted, to_embed)
+
+
+def _delete(studio: LabelStudio, surplus: Sequence[PredictionRow]) -> int:
+    """Delete surplus rows; the next sync finds again what Label Studio did not delete."""
+    failed = 0
+    for number, row in enumerate(surplus):
+        try:
+            studio.delete_prediction(row.id)
+        except LabelStudioError as error:
+            failed += 1
+            log.warning("The surplus prediction %s is left to the next sync: %s", row.id, error)
+            if failed == FAILURES:
+                return number + 1 - failed
+    return len(surplus) - failed
 
 
 def merge(before: Mapping[K, V], truth: Mapping[K, V], after: Mapping[K, V]) -> dict[K, V]:
@@ -123,22 +145,35 @@ def _snapshot(ref: ProjectRef, state: State) -> _Snapshot:
 
 
 def _keys(
+    control: Control, records: Sequence[TaskRecord], known: Mapping[TaskId, ContentKey]
+) -> dict[TaskId, ContentKey]:
+    """Content keys: as we had them, else as imported."""
+    none = ContentKey("")
+    return {
+        task.id: (known.get(task.id) or ContentKey(content_key_of(task)) if image_of(task, control) else none)
+        for task in (record.task for record in records)
+    }
+
+
+def _moved(
     ref: ProjectRef,
     state: State,
     control: Control,
     records: Sequence[TaskRecord],
-    known: Mapping[TaskId, ContentKey],
-) -> dict[TaskId, ContentKey]:
-    """Content keys: of the image's address where it was read before, else as imported, else as we had it."""
-    addresses = [image_of(record.task, control) for record in records]
-    none = ContentKey("")
-    seen = state.keys_of([f"{ref.origin} {address}" for address in addresses])
-    return {
-        record.task.id: (key or ContentKey(content_key_of(record.task)) or known.get(record.task.id, none))
-        if address
-        else none
-        for record, address, key in zip(records, addresses, seen, strict=True)
+    keys: Mapping[TaskId, ContentKey],
+) -> set[TaskId]:
+    """Tasks whose image is at another address than the one that their key was read at.
+
+    A key of which that isn't known (imported, or noted by an older version) counts as read where it is now.
+    """
+    noted = state.sources(ref)
+    now = {
+        record.task.id: address_digest(address)
+        for record in records
+        if keys.get(record.task.id) and (address := image_of(record.task, control))
     }
+    state.set_sources(ref, {task: digest for task, digest in now.items() if task not in noted})
+    return {task for task, digest in now.items() if noted.get(task, digest) != digest}
 
 
 def _rows(

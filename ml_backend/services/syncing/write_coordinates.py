@@ -1,21 +1,26 @@
 """Write the map's coordinates to the tasks in Label Studio: one slow request a task, so only what moved.
 
-One writer at a time, and people come first: while somebody submits it waits.
+One writer at a time, and people come first: while somebody submits it waits. Label Studio replaces a task's
+``meta`` and ``data`` as a whole, so each task is read again right before it is written: what others put there
+is lost only if they write between these two requests.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from ml_backend.domain.errors import NotFound
+from ml_backend.domain.errors import LabelStudioError, NotFound
 from ml_backend.domain.generation import Projection
 from ml_backend.domain.model import ContentKey, PredictionId, ProjectRef, TaskId
 from ml_backend.ports import LabelStudio, State
 from ml_backend.wire import coordinates
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int, int], None]
 Place = dict[str, Any]
@@ -28,7 +33,9 @@ PAUSE = 0.25
 AT_HAND = 16
 """Tasks in front of the queue that are written last."""
 READ = 20
-"""Tasks read in one request right before they are written, to keep what others put there."""
+"""Tasks read in one request to learn which of them are to be written."""
+FAILURES = 3
+"""Tasks in a row that Label Studio doesn't take, after which it is asked whether it answers at all."""
 
 
 def write_back(
@@ -51,7 +58,7 @@ def write_back(
     places = _places(keys_of_tasks, projection, order)
     written = state.written(ref)
     moved = [task for task, place in places.items() if not _stands(_noted(written.get(task)), place, as_data)]
-    count = 0
+    count = failures = 0
     for start in range(0, len(moved), READ):
         some = moved[start : start + READ]
         _let_people_go_first(ref, state, sleep)
@@ -59,13 +66,35 @@ def write_back(
         for number, task in enumerate(some, start + 1):
             if task in found:
                 _let_people_go_first(ref, state, sleep)
-                there = _there(found[task])
-                if not _stands(there, places[task], as_data):  # else an import has put it there
-                    there = {**places[task], "data": as_data}
-                    count += _write(studio, task, found[task], places[task], as_data)
-                state.set_written(ref, {task: json.dumps(there)})
+                try:
+                    count += _bring(ref, studio, state, found[task], places[task], as_data)
+                    failures = 0
+                except LabelStudioError as error:
+                    log.warning("project %s, task %s: not written: %s", ref.id, task, error)
+                    failures += 1
+                    if failures % FAILURES == 0:
+                        studio.project(ref.id)  # raises where it is Label Studio that fails, not these tasks
             progress(number, len(moved))
     return count
+
+
+def _bring(
+    ref: ProjectRef, studio: LabelStudio, state: State, found: Mapping[str, Any], place: Place, as_data: bool
+) -> bool:
+    """Write the task's place unless it stands there, or the task is gone; note what stands there then."""
+    task = TaskId(int(found["id"]))
+    if not _stands(there := _there(found), place, as_data):  # else an import has put it there
+        fresh = _read(ref, studio, [task]).get(task)
+        if fresh is None:
+            return False
+        there = _there(fresh)
+        if not _stands(there, place, as_data):
+            if not _write(studio, task, fresh, place, as_data):
+                return False
+            state.set_written(ref, {task: json.dumps({**place, "data": as_data})})
+            return True
+    state.set_written(ref, {task: json.dumps(there)})
+    return False
 
 
 def order_of(
@@ -130,11 +159,14 @@ def _read(ref: ProjectRef, studio: LabelStudio, tasks: Sequence[TaskId]) -> dict
         "project": ref.id,
         "page": 1,
         "page_size": len(tasks),
+        "include": "id,data,meta",
         "resolve_uri": "false",
         "query": json.dumps(selection),
     }
     answer = studio.call("GET", "/api/tasks", params=params)
-    return {TaskId(int(task["id"])): task for task in answer["tasks"]}
+    rows = answer.get("tasks") if isinstance(answer, Mapping) else None
+    found = [task for task in rows or () if isinstance(task, Mapping) and isinstance(task.get("id"), int)]
+    return {TaskId(task["id"]): task for task in found}
 
 
 def _columns(place: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,18 +175,23 @@ def _columns(place: Mapping[str, Any]) -> dict[str, Any]:
 
 def _there(task: Mapping[str, Any]) -> Place:
     """Where the task's meta says that it is, and whether its columns say the same."""
-    rush, data = (task.get("meta") or {}).get("rush"), task.get("data") or {}
-    if not isinstance(rush, dict):
+    meta, data = task.get("meta"), task.get("data")
+    rush = meta.get("rush") if isinstance(meta, Mapping) else None
+    if not isinstance(rush, Mapping) or not isinstance(data, Mapping):
         return {}
     return {**rush, "data": all(data.get(name) == value for name, value in _columns(rush).items())}
 
 
 def _write(studio: LabelStudio, task: TaskId, found: Mapping[str, Any], place: Place, as_data: bool) -> bool:
     """One PATCH; False where the task is gone by now."""
-    meta = {**(found.get("meta") or {}), "rush": place}
-    data = {**(found.get("data") or {}), **_columns(place)} if as_data else None
+    meta, data = found.get("meta") or {}, found.get("data") or {}
+    if not isinstance(meta, Mapping) or not isinstance(data, Mapping):
+        log.warning("task %s: its meta is no object, and is left as it is.", task)
+        return False
     try:
-        studio.update_task(task, meta=meta, data=data)
+        studio.update_task(
+            task, meta={**meta, "rush": place}, data={**data, **_columns(place)} if as_data else None
+        )
     except NotFound:
         return False
     return True

@@ -133,6 +133,16 @@ def workers(context: CheckContext) -> Iterator[Fault]:
         yield Fault("No worker does the background work.", problem, "Start one: rush worker (or rush start).")
 
 
+def given_up(context: CheckContext) -> Iterator[Fault]:
+    """No job has gone on killing workers."""
+    for job, deaths in sorted(context.state.given_up(context.ref).items()):
+        yield Fault(
+            f"The job {job} was given up, since its workers died.",
+            f"{deaths} deaths within the hour",
+            "Give the worker more memory (see its log). The job is begun again after an hour.",
+        )
+
+
 def known(context: CheckContext) -> Iterator[Fault]:
     """Redis answers, and the backend has taken the project in."""
     if not context.state.options(context.ref).get("label_config"):

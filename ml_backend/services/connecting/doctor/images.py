@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from ml_backend.domain.errors import BadImage
 from ml_backend.services.connecting.doctor import web
 from ml_backend.services.connecting.doctor.context import CannotCheckError, CheckContext, Fault
+
+SHOWN = 10
+"""Images that can't be read, named one by one."""
 
 
 def readable(context: CheckContext) -> Iterator[Fault]:
@@ -32,6 +37,33 @@ def _fix(error: BadImage, url: str) -> str:
     return (
         error.hint or f"Open {url[:100]} from the backend's machine, and correct the address or the access."
     )
+
+
+def unread(context: CheckContext) -> Iterator[Fault]:
+    """Workers could read every image that they have asked for."""
+    found = sorted(context.state.unread(context.ref).values(), key=lambda it: it.task)
+    for it in found[:SHOWN]:
+        tries = f"tried {it.tries} times, " if it.tries > 1 else ""
+        again = "not again" if math.isinf(it.next_try) else "again " + _in(it.next_try - time.time())
+        yield Fault(
+            f"The image of task {it.task} can't be read.",
+            f"{it.why} {tries}{again}",
+            f"Mend it, then run: rush sync --project {context.ref.id}" if it is found[0] else "",
+            warning=True,
+        )
+    if len(found) > SHOWN:
+        yield Fault(
+            f"And {len(found) - SHOWN} more images.",
+            f"{len(found)} in all",
+            "See the workers' log.",
+            warning=True,
+        )
+
+
+def _in(seconds: float) -> str:
+    """In how long."""
+    minutes = max(seconds, 0) / 60
+    return f"in {minutes:.0f} min" if minutes < 120 else f"in {minutes / 60:.0f} h"
 
 
 def cors(context: CheckContext) -> Iterator[Fault]:
