@@ -232,7 +232,7 @@ def main() -> None:
         tasks = container.state.tasks(container.ref(1))
         container.state.set_tasks(container.ref(2), tasks)
         people = People(settings.backend_url, names, iter(range(201, options.images + 1)))
-        pid = redis._child.pid
+        pid = redis.pid
         with backend(settings):
             figures["nothing"] = watch(people, options.seconds)
             figures["nothing"]["strategy heard"] = switch(container, settings.backend_url, "margin")

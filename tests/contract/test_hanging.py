@@ -43,7 +43,7 @@ def server(tmp_path: Path) -> Iterator[LocalRedis]:
     made = LocalRedis(tmp_path / "redis")
     made.start()
     yield made
-    os.kill(made._child.pid, signal.SIGCONT)
+    os.kill(made.pid, signal.SIGCONT)
     made.stop()
 
 
@@ -104,7 +104,7 @@ def test_while_redis_hangs_everybody_is_answered_in_time_and_all_is_caught_up_wi
     jobs = RqJobs(server.url)  # the real one: it must not be waited for either
     projects, client = opened(replace(world.ports, jobs=jobs))
     assert submit(client, 1)[0] == 200
-    os.kill(server._child.pid, signal.SIGSTOP)
+    os.kill(server.pid, signal.SIGSTOP)
     with ThreadPoolExecutor(8) as people:
         for _ in range(4):
             asked = [people.submit(submit, client, 2) for _ in range(3)]
@@ -112,7 +112,7 @@ def test_while_redis_hangs_everybody_is_answered_in_time_and_all_is_caught_up_wi
             assert timed(lambda: client.get("/health"))[1] < SOON
             assert [each.result()[0] for each in asked] == [503] * len(asked)
             assert max(each.result()[1] for each in asked) < SOON
-    os.kill(server._child.pid, signal.SIGCONT)
+    os.kill(server.pid, signal.SIGCONT)
     assert until(lambda: not projects._lost)
     assert until(lambda: jobs.waits("sync", world.ref)), "what was missed is fetched"
     assert submit(client, 4)[0] == 200
