@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from functools import cache, partial
 
 from ml_backend.bootstrap import Container
-from ml_backend.controls import parse_label_config
-from ml_backend.domain.errors import NotReady
+from ml_backend.controls import Control, control_of, must_read_anew, taken_in
+from ml_backend.controls.lost_answers import lost_answers
+from ml_backend.domain.errors import NotReady, UnusableConfig
 from ml_backend.domain.events import Synced
 from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services.embedding import ingest as ingesting
@@ -80,6 +81,9 @@ project = lay_out_map
 def train(ref: ProjectRef, force: bool = False) -> None:
     """Learn from all labels; where a new head is published the map follows it."""
     here = container()
+    options = here.state.options(ref)
+    if must_read_anew(options, control_of(options)):  # else another question's answers would be learnt
+        sync(ref)
     try:
         outcome = here.learner(ref).learn(ref)
     except NotReady as error:
@@ -116,19 +120,37 @@ def finetune(ref: ProjectRef) -> None:
 
 
 def sync(ref: ProjectRef) -> None:
-    """Rebuild the shared state from Label Studio and embed what lacks."""
+    """Rebuild the shared state from Label Studio and embed what lacks.
+
+    Where nothing can be predicted by the label config of the moment that of before stays, if there is one.
+    """
     here = container()
-    config = str(here.studio.project(ref.id).get("label_config", ""))
-    here.state.set_options(ref, label_config=config)
-    control = parse_label_config(config)
+    control = _control_now(here, ref)
     features = here.features(here.feature_set(ref))
     report = syncing.sync(ref, here.studio, here.state, control, features=features)
+    here.state.set_options(ref, reading=control.reading)
     here.state.publish(ref, Synced())
+    if (lost := lost_answers(control, here.state.annotations(ref))).count:
+        log.warning("project %s: %s. They teach nothing: rush connect --rename OLD=NEW.", ref.id, lost)
     images = {str(task.id): address for task in report.to_embed if (address := image_of(task, control))}
     if images:
         here.jobs.enqueue("ingest", ref, images=images)
     elif here.artifacts.generation(ref) is None and here.state.tasks(ref):
         here.jobs.enqueue("lay_out_map", ref)
+
+
+def _control_now(here: Container, ref: ProjectRef) -> Control:
+    """The control by Label Studio's label config, which is noted where it can be used."""
+    config, options = str(here.studio.project(ref.id).get("label_config", "")), here.state.options(ref)
+    try:
+        control, change = taken_in(options, config)
+    except UnusableConfig as error:
+        if not options.get("label_config"):
+            raise
+        log.warning("project %s: %s The label config of before stays until it can be used.", ref.id, error)
+        return control_of(options)
+    here.state.set_options(ref, **change)
+    return control
 
 
 class TurnOver(Exception):

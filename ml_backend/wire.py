@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ml_backend.controls import Control, choices
+from ml_backend.controls import Control
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.events import (
     AnnotationsDeleted,
@@ -112,6 +112,11 @@ class WebhookJson(_Wire):
         """None only where Label Studio sent no project."""
         return self.project.id if self.project else None
 
+    @property
+    def label_config(self) -> str:
+        """The project's label config, which every webhook brings along."""
+        return self.project.label_config if self.project else ""
+
     def event(self, control: Control) -> StudioEvent:
         """The webhook in our words, its answers read by the project's control."""
         match self.action:
@@ -129,7 +134,7 @@ class WebhookJson(_Wire):
             case "TASKS_DELETED":
                 return TasksDeleted(tuple(TaskId(parse(IdOnly, row).id) for row in self.tasks))
             case "PROJECT_UPDATED":
-                return ProjectUpdated(self.project.label_config if self.project else "")
+                return ProjectUpdated(self.label_config)
             case "START_TRAINING":
                 return TrainingAsked()
             case _:
@@ -185,14 +190,13 @@ def project_id(value: str | int | None) -> int | None:
 
 
 def annotation(body: Any, control: Control | None = None) -> Annotation:
-    """One annotation object in our words; with the labels of every Choices where no control is given."""
+    """One annotation object in our words, its labels as the control reads them; None reads none."""
     row = parse(AnnotationJson, body)
-    read = choices.read if control is None else control.read
     return Annotation(
         id=AnnotationId(row.id),
         task=TaskId(row.task),
         annotator=row.completed_by or 0,
-        labels=() if row.was_cancelled else read(row.result),
+        labels=() if row.was_cancelled or control is None else control.read(row.result),
         skipped=row.was_cancelled,
         lead_time=row.lead_time,
         created_at=row.created_at,

@@ -7,6 +7,7 @@ import pytest
 
 from ml_backend.domain.events import (
     AuditSampleChanged,
+    ControlChosen,
     Event,
     GenerationPublished,
     Ingested,
@@ -27,6 +28,7 @@ EVENTS = [
     StrategyChosen(),
     AuditSampleChanged(),
     WebhookPassedOn({"action": "ANNOTATION_CREATED", "annotation": {"id": 1}}),
+    ControlChosen(),
 ]
 
 
@@ -43,7 +45,16 @@ def test_no_kind_of_event_is_forgotten() -> None:
 
 def test_names_are_those_that_older_processes_know() -> None:
     names = [to_text(event)[0] for event in EVENTS]
-    assert names == ["ingested", "generation", "projection", "synced", "strategy", "audits", "webhook"]
+    assert names == [
+        "ingested",
+        "generation",
+        "projection",
+        "synced",
+        "strategy",
+        "audits",
+        "webhook",
+        "control",
+    ]
 
 
 def test_an_unknown_name_is_no_event() -> None:

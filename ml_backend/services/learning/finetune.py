@@ -69,7 +69,7 @@ class FinetuningRun:
         )
         tasks = [
             (record.task.id, image_of(record.task, labelled.control))
-            for record in self.studio.records(ref.id)
+            for record in self.studio.records(ref.id, labelled.control)
         ]
         addresses = {task: address for task, address in tasks if address}
 
