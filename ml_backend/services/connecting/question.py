@@ -59,7 +59,7 @@ def _renamed(known: Mapping[str, str], renames: Sequence[str], control: Control)
         became[old] = new
         given.append(old)
     fresh = control.renamed(became)
-    for old in given:
+    for old in set(given) & became.keys():
         if fresh.lost([old]):
             near = difflib.get_close_matches(became[old], control.classes, 1)
             meant = f"Did you mean {near[0]!r}? " if near else ""
