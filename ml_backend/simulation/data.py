@@ -215,11 +215,8 @@ def _asked(items: Iterable[SourceItem]) -> Control:
         regions = [
             region for body in bodies for region in body.get("result") or () if isinstance(region, dict)
         ]
-        answered.update(
-            dict.fromkeys(
-                str(region.get("from_name")) for region in regions if region.get("type") == "choices"
-            )
-        )
+        names = {str(region.get("from_name")): 1 for region in regions if region.get("type") == "choices"}
+        answered.update(names)
     return Control(max(answered, key=lambda name: answered[name], default=""), "", "", ())
 
 
