@@ -81,9 +81,7 @@ project = lay_out_map
 def train(ref: ProjectRef, force: bool = False) -> None:
     """Learn from all labels; where a new head is published the map follows it."""
     here = container()
-    options = here.state.options(ref)
-    if must_read_anew(options, control_of(options)):  # else another question's answers would be learnt
-        sync(ref)
+    _read_the_answers_asked_for(here, ref)
     try:
         outcome = here.learner(ref).learn(ref)
     except NotReady as error:
@@ -93,9 +91,17 @@ def train(ref: ProjectRef, force: bool = False) -> None:
         here.jobs.enqueue("lay_out_map", ref)
 
 
+def _read_the_answers_asked_for(here: Container, ref: ProjectRef) -> None:
+    """Sync first where another control was chosen, or a class renamed: what was read before must not teach."""
+    options = here.state.options(ref)
+    if must_read_anew(options, control_of(options)):
+        sync(ref)
+
+
 def finetune(ref: ProjectRef) -> None:
     """Fine-tune the backbone on all labels, embed every image anew, and publish what is better."""
     here = container()
+    _read_the_answers_asked_for(here, ref)
 
     def embed(feature_set: str, addresses: Mapping[TaskId, str]) -> None:
         features, embedder = here.features(feature_set), here.embedder(feature_set)

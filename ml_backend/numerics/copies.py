@@ -10,7 +10,8 @@ from ml_backend.domain.generation import Array, Floats
 SAME = 1e-5
 """Cosine distance that is rounding: the same features."""
 NEAR = 0.01
-"""Cosine distance up to which two pictures are the same one, saved again or scaled."""
+"""Cosine distance up to which two pictures are the same one, saved again or scaled. The nearest two of 700
+different images of MNIST are 0.019 apart, of scikit-learn's digits 0.045 (EfficientNet-Lite0)."""
 PART = 25
 """And a 25th of what is usual among images of one kind, which a tuned network draws together."""
 MOST = 0.05

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from ml_backend import jobs
 from ml_backend.adapters.files.features import FileFeatures
 from ml_backend.adapters.models.trainer_torch import TorchTrainer
 from ml_backend.adapters.redis.state import RedisState
-from ml_backend.controls import control_of, parse_label_config
+from ml_backend.bootstrap import Container
+from ml_backend.controls import Control, control_of, parse_label_config
 from ml_backend.domain.errors import BadRequest, UnusableConfig
 from ml_backend.domain.events import ControlChosen, GenerationPublished
 from ml_backend.domain.generation import Generation, Pca
 from ml_backend.domain.label_config import choices_config
-from ml_backend.domain.model import SPACE_DIM, Annotation, AnnotationId, ProjectRef, Task, TaskId
+from ml_backend.domain.model import SPACE_DIM, Annotation, AnnotationId, ProjectRef, Task, TaskId, TaskRecord
 from ml_backend.services.connecting import question
 from ml_backend.services.learning.rounds import Learner, PrincipalProjector
 from ml_backend.services.learning.train import TrainOutcome
@@ -26,7 +30,9 @@ from ml_backend.services.queue.pool import ProjectPool
 from ml_backend.services.queue.suggest import all_probabilities, suggest
 from ml_backend.services.serving.maintenance import Maintenance
 from ml_backend.services.serving.registry import Projects
-from tests.fakes import CONFIG, MULTIPLE, World, key_of, points
+from ml_backend.settings import Settings
+from ml_backend.wire import annotation
+from tests.fakes import CONFIG, MULTIPLE, FakeJobs, World, key_of, points
 
 RENAMED = CONFIG.replace('"b"', '"hound"')
 SEVERAL_RENAMED = MULTIPLE.replace('"b"', '"hound"')
@@ -267,3 +273,99 @@ def test_ranking_takes_memory_for_what_was_chosen_and_not_for_what_could_be(
     assert peak < 60e6
     assert len(said) == 2000
     assert WHOLE < 300
+
+
+class Studio:
+    """A Label Studio with one project: its label config, and tasks with annotations as it keeps them."""
+
+    origin = "http://studio"
+
+    def __init__(self, label_config: str, results: dict[int, list[dict[str, Any]]]) -> None:
+        self.label_config, self.results = label_config, results
+
+    def project(self, project: int) -> dict[str, Any]:
+        return {"id": project, "label_config": self.label_config}
+
+    def records(self, project: int, control: Control | None = None) -> Iterator[TaskRecord]:
+        for task, result in self.results.items():
+            said = annotation({"id": task, "task": task, "result": result, "created_at": "t"}, control)
+            yield TaskRecord(Task(TaskId(task), {}), (said,))
+
+
+def picked(control: str, *labels: str) -> dict[str, Any]:
+    return {"type": "choices", "from_name": control, "to_name": "image", "value": {"choices": list(labels)}}
+
+
+@pytest.fixture
+def worker(
+    state: RedisState, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Container]:
+    def made(studio: Studio) -> Container:
+        here = Container(Settings(_env_file=None, data_dir=tmp_path, redis_url=redis_url))
+        here.__dict__.update(studio=studio, jobs=FakeJobs(), state=state, origin=studio.origin)
+        monkeypatch.setattr(jobs, "container", lambda: here)
+        return here
+
+    return made
+
+
+TWO = CONFIG.replace(
+    "</View>",
+    '<Choices name="ground" toName="image"><Choice value="c"/><Choice value="sand"/></Choices></View>',
+)
+
+
+def test_a_sync_reads_the_chosen_control_wherever_its_answer_stands(
+    state: RedisState, worker: Callable[..., Container]
+) -> None:
+    results = {
+        1: [picked("ground", "c"), picked("label", "a")],
+        2: [picked("label", "b"), picked("ground", "sand")],
+    }
+    here = worker(Studio(TWO, results))
+    ref = here.ref(1)
+
+    def known() -> list[tuple[str, ...]]:
+        return [note.labels for note in state.annotations(ref)]
+
+    jobs.sync(ref)
+    assert known() == [("a",), ("b",)]
+    question.ask(ref, state, TWO, "ground", [])
+    jobs.train(ref)  # before it learns, it reads what it is asked for
+    assert known() == [("c",), ("sand",)]
+    question.ask(ref, state, TWO, "", [])
+    jobs.sync(ref)
+    assert known() == [("a",), ("b",)]
+
+
+def test_a_sync_under_a_useless_config_keeps_the_one_of_before_and_goes_on(
+    state: RedisState, worker: Callable[..., Container], caplog: pytest.LogCaptureFixture
+) -> None:
+    studio = Studio(USELESS, {1: [picked("label", "a")]})
+    here = worker(studio)
+    ref = here.ref(1)
+    with pytest.raises(UnusableConfig):
+        jobs.sync(ref)
+    assert not state.options(ref).get("label_config")
+    state.set_options(ref, label_config=CONFIG)
+    jobs.sync(ref)
+    assert state.options(ref)["label_config"] == CONFIG
+    assert "nothing to predict" in caplog.text
+    assert [note.labels for note in state.annotations(ref)] == [("a",)]
+
+
+def test_a_sync_says_how_many_answers_have_a_name_that_is_gone(
+    state: RedisState, worker: Callable[..., Container], caplog: pytest.LogCaptureFixture
+) -> None:
+    here = worker(Studio(RENAMED, {n: [picked("label", "b" if n < 38 else "a")] for n in range(1, 42)}))
+    ref = here.ref(1)
+    jobs.sync(ref)
+    assert "37 answers have a class that the label config no longer has: b (37)" in caplog.text
+    caplog.clear()
+    question.ask(ref, state, RENAMED, None, ["b=hound"])
+    jobs.sync(ref)
+    assert "no longer has" not in caplog.text
+    assert {note.labels for note in state.annotations(ref)} == {("a",), ("hound",)}
+    question.ask(ref, state, RENAMED, None, ["b="])
+    jobs.train(ref)
+    assert {note.labels for note in state.annotations(ref)} == {("a",), ("b",)}
