@@ -12,7 +12,7 @@ SHARPNESS = 0.1
 PRIOR = 1.0
 """Votes of an imaginary neighbour that knows nothing: one neighbour alone is no certainty (Laplace)."""
 BLOCK = 2048
-LARGEST = 2_000_000
+LARGEST = 500_000
 """Labels of neighbours, as numbers, that are looked at together: several of many classes take much memory."""
 
 
