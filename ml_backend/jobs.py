@@ -92,7 +92,7 @@ def train(ref: ProjectRef, force: bool = False) -> None:
 
 
 def _read_the_answers_asked_for(here: Container, ref: ProjectRef) -> None:
-    """Sync first where another control was chosen, or a class renamed: what was read before must not teach."""
+    """Sync first where another control was chosen, or a class renamed: what was read must not teach."""
     options = here.state.options(ref)
     if must_read_anew(options, control_of(options)):
         sync(ref)
