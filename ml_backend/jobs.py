@@ -9,9 +9,10 @@ from functools import cache, partial, wraps
 from typing import Any
 
 from ml_backend.bootstrap import Container
-from ml_backend.controls import parse_label_config
+from ml_backend.controls import Control, control_of, must_read_anew, taken_in
+from ml_backend.controls.lost_answers import lost_answers
 from ml_backend.domain.content_hash import address_digest
-from ml_backend.domain.errors import NotFound, NotReady
+from ml_backend.domain.errors import NotFound, NotReady, UnusableConfig
 from ml_backend.domain.events import Synced
 from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services.embedding import ingest as ingesting
@@ -105,6 +106,7 @@ project = lay_out_map
 def train(ref: ProjectRef, force: bool = False) -> None:
     """Learn from all labels; where a new head is published the map follows it."""
     here = container()
+    _read_the_answers_asked_for(here, ref)
     try:
         outcome = here.learner(ref).learn(ref)
     except NotReady as error:
@@ -114,10 +116,18 @@ def train(ref: ProjectRef, force: bool = False) -> None:
         here.jobs.enqueue("lay_out_map", ref)
 
 
+def _read_the_answers_asked_for(here: Container, ref: ProjectRef) -> None:
+    """Sync first where another control was chosen, or a class renamed: what was read must not teach."""
+    options = here.state.options(ref)
+    if must_read_anew(options, control_of(options)):
+        sync(ref)
+
+
 @_of_a_project
 def finetune(ref: ProjectRef, force: bool = False) -> None:
     """Fine-tune the backbone on all labels, embed every image anew, and publish what is better."""
     here = container()
+    _read_the_answers_asked_for(here, ref)
 
     def embed(feature_set: str, addresses: Mapping[TaskId, str]) -> None:
         addresses = _due(here, ref, addresses)
@@ -146,18 +156,20 @@ def finetune(ref: ProjectRef, force: bool = False) -> None:
 def sync(ref: ProjectRef, again: bool = False) -> None:
     """Rebuild the shared state from Label Studio and embed what lacks.
 
+    Where nothing can be predicted by the label config of the moment that of before stays, if there is one.
     Images that can't be read wait for their next try, unless a person asks for them ``again``.
     """
     here = container()
-    config = str(here.studio.project(ref.id).get("label_config", ""))
-    here.state.set_options(ref, label_config=config)
+    control = _control_now(here, ref)
     if again:
         revive(ref, here.state, here.jobs)
         ingesting.ask_again(ref, here.state)
-    control = parse_label_config(config)
     features = here.features(here.feature_set(ref))
     report = syncing.sync(ref, here.studio, here.state, control, features=features)
+    here.state.set_options(ref, reading=control.reading)
     here.state.publish(ref, Synced())
+    if (lost := lost_answers(control, here.state.annotations(ref))).count:
+        log.warning("project %s: %s. They teach nothing: rush connect --rename OLD=NEW.", ref.id, lost)
     lacking = {task.id: address for task in report.to_embed if (address := image_of(task, control))}
     if images := _due(here, ref, lacking):
         here.jobs.enqueue("ingest", ref, images={str(task): address for task, address in images.items()})
@@ -181,6 +193,20 @@ def _due(here: Container, ref: ProjectRef, images: Mapping[TaskId, str]) -> dict
         return dict(images)
     waits = {digest for digest, it in unread.items() if not it.due(now)}
     return {task: address for task, address in images.items() if address_digest(address) not in waits}
+
+
+def _control_now(here: Container, ref: ProjectRef) -> Control:
+    """The control by Label Studio's label config, which is noted where it can be used."""
+    config, options = str(here.studio.project(ref.id).get("label_config", "")), here.state.options(ref)
+    try:
+        control, change = taken_in(options, config)
+    except UnusableConfig as error:
+        if not options.get("label_config"):
+            raise
+        log.warning("project %s: %s The label config of before stays until it can be used.", ref.id, error)
+        return control_of(options)
+    here.state.set_options(ref, **change)
+    return control
 
 
 class TurnOver(Exception):

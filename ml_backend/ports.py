@@ -47,7 +47,7 @@ class LabelStudio(Protocol):
     def records(self, project: int, control: Control | None = None) -> Iterator[TaskRecord]:
         """Every task with its annotations and predictions, streamed page by page.
 
-        The ``control`` reads the annotations' labels; without one they are those of every Choices.
+        The project's ``control`` reads the annotations' labels; without one none are read.
         """
 
     def import_tasks(self, project: int, tasks: Sequence[Mapping[str, Any]]) -> list[TaskId]:

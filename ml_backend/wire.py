@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from ml_backend.controls import Control, choices
+from ml_backend.controls import Control
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.events import (
     AnnotationsDeleted,
@@ -129,6 +129,11 @@ class WebhookJson(_Wire):
         """None only where Label Studio sent no project, as a webhook without payload."""
         return self.project.id if self.project else None
 
+    @property
+    def label_config(self) -> str:
+        """The project's label config, which every webhook brings along."""
+        return self.project.label_config if self.project else ""
+
     def event(self, control: Control) -> StudioEvent:
         """The webhook in our words, its answers read by the project's control.
 
@@ -149,8 +154,7 @@ class WebhookJson(_Wire):
             case "TASKS_DELETED":
                 event = TasksDeleted(*readable(self.tasks, lambda row: TaskId(_id(row))))
             case "PROJECT_UPDATED":
-                label_config = self.project.label_config if self.project else ""
-                return ProjectUpdated(label_config) if label_config else Unspecified(self.action)
+                return ProjectUpdated(self.label_config) if self.label_config else Unspecified(self.action)
             case "PROJECT_DELETED":
                 return ProjectDeleted()
             case "START_TRAINING":
@@ -233,14 +237,13 @@ def project_id(value: str | int | None) -> int | None:
 
 
 def annotation(body: Any, control: Control | None = None) -> Annotation:
-    """One annotation object in our words; with the labels of every Choices where no control is given."""
+    """One annotation object in our words, its labels as the control reads them; None reads none."""
     row = parse(AnnotationJson, body)
-    read = choices.read if control is None else control.read
     return Annotation(
         id=AnnotationId(row.id),
         task=TaskId(row.task),
         annotator=row.completed_by or 0,
-        labels=() if row.was_cancelled else read(row.result),
+        labels=() if row.was_cancelled or control is None else control.read(row.result),
         skipped=row.was_cancelled,
         lead_time=row.lead_time,
         created_at=row.created_at,

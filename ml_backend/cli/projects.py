@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from rich.markup import escape
 
 from ml_backend.cli.main import console, open_container, project_option
 from ml_backend.domain.errors import BadRequest
@@ -24,7 +25,21 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
     help="Label config of a new or empty project; by default a choice of ten digits.",
 )
-def connect(project: int | None, title: str | None, label_config: Path | None) -> None:
+@click.option("--control", help="Control to predict; '' for the first that is asked of every image.")
+@click.option(
+    "--rename",
+    "renames",
+    multiple=True,
+    metavar="OLD=NEW",
+    help="A class that was renamed in Label Studio: old answers count as NEW. OLD= takes it back.",
+)
+def connect(
+    project: int | None,
+    title: str | None,
+    label_config: Path | None,
+    control: str | None,
+    renames: tuple[str, ...],
+) -> None:
     """Set up a project for Rush in Label Studio and prove that it works."""
     from ml_backend.cli.progress import show_step
     from ml_backend.operations.projects import connect as run
@@ -32,7 +47,8 @@ def connect(project: int | None, title: str | None, label_config: Path | None) -
     if (project is None) == (title is None):
         raise BadRequest("Say which project.", "Use --project ID or --create TITLE, one of them.")
     config = None if label_config is None else label_config.read_text()
-    number = run(open_container(), project, title or "", config, partial(show_step, console=console))
+    show = partial(show_step, console=console)
+    number = run(open_container(), project, title or "", config, show, control=control, renames=renames)
     console.print(f"Project {number} is connected.")
 
 
@@ -63,7 +79,8 @@ def doctor(project: int) -> None:
 
 def _show_finding(finding: Finding) -> None:
     if finding.ok:
-        console.print(f"[green]✓[/] {finding.check}", highlight=False)
+        said = f": {escape(finding.value)}" if finding.value else ""
+        console.print(f"[green]✓[/] {finding.check}{said}", highlight=False)
         return
     mark = "[yellow]·[/]" if finding.ok is None or finding.warning else "[red]✗[/]"
     value = f" ({finding.value})" if finding.value else ""

@@ -125,6 +125,11 @@ class StrategyChosen:
 
 
 @dataclass(frozen=True, slots=True)
+class ControlChosen:
+    """Another control is to be predicted, or classes are called otherwise by now."""
+
+
+@dataclass(frozen=True, slots=True)
 class AuditSampleChanged:
     """An audit sample was drawn, or more of it is asked for."""
 
@@ -147,6 +152,7 @@ Event = (
     | MapPublished
     | Synced
     | StrategyChosen
+    | ControlChosen
     | AuditSampleChanged
     | Retired
     | WebhookPassedOn
@@ -166,6 +172,8 @@ def to_text(event: Event) -> tuple[str, dict[str, Any]]:
             return "synced", {}
         case StrategyChosen():
             return "strategy", {}
+        case ControlChosen():
+            return "control", {}
         case AuditSampleChanged():
             return "audits", {}
         case Retired():
@@ -187,6 +195,8 @@ def from_text(name: str, fields: Mapping[str, Any]) -> Event | None:
             return Synced()
         case "strategy":
             return StrategyChosen()
+        case "control":
+            return ControlChosen()
         case "audits":
             return AuditSampleChanged()
         case "retired":

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,10 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float32]
+
+
+KEPT = ("images", "labels", "tuned_on")
+"""What a manifest says of a project whatever is asked."""
 
 
 def untuned(backbone: str) -> str:
@@ -87,6 +91,16 @@ class Generation:
     space: str = "raw"
     suggester: str = "knn-raw"
     manifest: Mapping[str, Any] = field(default_factory=dict)
+    control: str = ""
+    question: str = ""
+    """What was asked: the name of the control, and a digest of all of it (``Choices.question``)."""
+
+    def answering(self, control: str, *, multiple: bool) -> Generation:
+        """What may be said to this question: nothing by a head that was trained for another one."""
+        if self.multiple == multiple and self.control in ("", control):
+            return self
+        manifest = {name: self.manifest[name] for name in KEPT if name in self.manifest}
+        return replace(self, head=None, space="raw", suggester="knn-raw", manifest=manifest)
 
     @property
     def voting(self) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from xml.sax.saxutils import quoteattr
 
 from ml_backend.domain.errors import UnusableConfig
@@ -60,3 +61,33 @@ def outermost(root: ET.Element, name: str) -> Iterator[ET.Element]:
             yield tag
         else:
             waiting.extend(reversed(tag))
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a tag's own attributes and the elements around it make of it."""
+
+    conditional: bool = False
+    """It is shown after another answer only, or for a selected region."""
+    inside: frozenset[str] = frozenset()
+    """Which of FRAMES are around it."""
+
+
+CONDITIONS = {"visiblewhen", "whentagname", "whenlabelvalue", "whenchoicevalue"}
+FRAMES = {"choices", "image", "repeater"}
+
+
+def located(root: ET.Element) -> Iterator[tuple[ET.Element, Surroundings]]:
+    """Every element below ``root``, in order, with its surroundings."""
+    waiting = [(tag, Surroundings()) for tag in reversed(root)]
+    while waiting:
+        tag, around = waiting.pop()
+        conditional = around.conditional or not CONDITIONS.isdisjoint(map(str.lower, tag.attrib))
+        yield tag, Surroundings(conditional, around.inside)
+        within = Surroundings(conditional, around.inside | (FRAMES & {tag.tag.lower()}))
+        waiting.extend((each, within) for each in reversed(tag))
+
+
+def is_on(tag: ET.Element, name: str) -> bool:
+    """Whether an attribute is "true"; like Label Studio's editor without regard to case in its name."""
+    return any(key.lower() == name.lower() and value.lower() == "true" for key, value in tag.items())

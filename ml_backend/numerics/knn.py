@@ -12,14 +12,19 @@ SHARPNESS = 0.1
 PRIOR = 1.0
 """Votes of an imaginary neighbour that knows nothing: one neighbour alone is no certainty (Laplace)."""
 BLOCK = 2048
+LARGEST = 500_000
+"""Labels of neighbours, as numbers, that are looked at together: several of many classes take much memory."""
 
 
-def vote(similarities: Array, targets: Array, classes: int, *, multiple: bool) -> Floats:
+def vote(
+    similarities: Array, targets: Array, classes: int, *, multiple: bool, among: int | None = None
+) -> Floats:
     """Return the probabilities (n, C) that neighbours give, rows of zeros where there is no neighbour.
 
     ``similarities`` (n, k) are cosines, in any order; ``targets`` are class indices (n, k), -1 for no
     neighbour, or where ``multiple`` 0/1 (n, k, C) with a similarity of -inf for no neighbour.
-    Single choice: rows sum to one. Multiple: each class on its own.
+    Single choice: rows sum to one; where there are more classes than columns (``among``), to less. Multiple:
+    each class on its own.
     """
     similarities = np.asarray(similarities, np.float64)
     there = np.isfinite(similarities)
@@ -38,12 +43,19 @@ def vote(similarities: Array, targets: Array, classes: int, *, multiple: bool) -
         votes = np.zeros((len(similarities), classes))
         rows, columns = np.nonzero(there)
         np.add.at(votes, (rows, targets[rows, columns]), weights[rows, columns])
-        prior = PRIOR / classes
+        prior = PRIOR / max(among or classes, 1)
     return np.clip(np.where(total > 0, (votes + prior) / (total + PRIOR), 0.0), 0, 1).astype(np.float32)
 
 
 def vote_all(
-    queries: Floats, teachers: Floats, teacher_targets: Array, classes: int, k: int, *, multiple: bool
+    queries: Floats,
+    teachers: Floats,
+    teacher_targets: Array,
+    classes: int,
+    k: int,
+    *,
+    multiple: bool,
+    among: int | None = None,
 ) -> Floats:
     """Return ``vote`` (n, C) of each query's ``k`` nearest teachers, found exactly.
 
@@ -53,5 +65,11 @@ def vote_all(
     for start in range(0, len(queries), BLOCK):  # the labels of all neighbours of all queries would not fit
         block = slice(start, start + BLOCK)
         near, similarities = nearest(queries[block], teachers, k)
-        out[block] = vote(similarities, teacher_targets[near], classes, multiple=multiple)
+        some = max(1, LARGEST // (near.shape[1] * classes or 1)) if multiple else BLOCK
+        for at in range(0, len(near), some):
+            part = slice(at, at + some)
+            votes = vote(
+                similarities[part], teacher_targets[near[part]], classes, multiple=multiple, among=among
+            )
+            out[start + at : start + at + len(votes)] = votes
     return out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ml_backend.bootstrap import Container
-from ml_backend.controls import parse_label_config
+from ml_backend.controls import control_of
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import NotReady
 from ml_backend.domain.labels import resolve_labels
@@ -81,7 +81,8 @@ def accept(
     Label Studio is read anew and decides. NotReady where nothing is certified.
     """
     ref, studio = container.ref(project), container.studio
-    control = parse_label_config(str(studio.project(project).get("label_config", "")))
+    config = str(studio.project(project).get("label_config", ""))
+    control = control_of(container.state.options(ref), config)
     total = len(container.state.tasks(ref))
     tasks: list[TaskId] = []
     annotations: list[Annotation] = []

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import strategies
 from ml_backend.bootstrap import Container
-from ml_backend.controls import parse_label_config
+from ml_backend.controls import taken_in
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.events import StrategyChosen
 from ml_backend.operations.default_config import default_label_config
@@ -27,10 +27,15 @@ def connect(
     title: str = "",
     label_config: str | None = None,
     progress: Callable[[Step], None] = lambda step: None,
+    *,
+    control: str | None = None,
+    renames: Sequence[str] = (),
 ) -> int:
     """Connect a project by id, or by title (made where there is none); returns its id.
 
     ``label_config`` is given to a project that has none yet; by default it is that of ``label_config.xml``.
+    ``control``: the name of the one to predict, "" for the first that is asked of every image. ``renames``:
+    OLD=NEW for classes that were renamed in Label Studio, OLD= to take one back.
     """
     if label_config is None:
         label_config = default_label_config()
@@ -43,9 +48,13 @@ def connect(
         container.state,
         container.settings,
         label_config=label_config,
+        control=control,
+        renames=renames,
         progress=progress,
     )
     revive(container.ref(project), container.state, container.jobs)
+    if control is not None or renames:
+        container.jobs.enqueue("sync", container.ref(project))  # answers are read anew
     return project
 
 
@@ -66,8 +75,8 @@ def import_images(
     """Import the images of a folder, .json or .csv file; run again it imports what is new."""
     ref = container.ref(project)
     config = str(container.studio.project(project).get("label_config", ""))
-    control = parse_label_config(config)
-    container.state.set_options(ref, label_config=config)
+    control, change = taken_in(container.state.options(ref), config)
+    container.state.set_options(ref, **change)
     revive(ref, container.state, container.jobs)
     ask_again(ref, container.state)
     feature_set = container.feature_set(ref)

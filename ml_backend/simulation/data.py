@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from ml_backend import wire
 from ml_backend.bootstrap import Container
-from ml_backend.controls import Control, parse_label_config
+from ml_backend.controls import Control, control_of
 from ml_backend.domain.errors import BadRequest, NotReady, RushError
 from ml_backend.domain.generation import Array
 from ml_backend.domain.labels import resolve_label, resolve_labels
@@ -72,8 +73,7 @@ def prepare(source: Path, out: Path, container: Container, progress: Progress) -
 def of_project(project: int, out: Path, container: Container) -> tuple[Prepared, list[Annotation]]:
     """The labels of a live project and the features that Rush has of its images; nothing is written to it."""
     ref = container.ref(project)
-    config = str(container.studio.project(project).get("label_config", ""))
-    control = parse_label_config(config)
+    control = control_of(container.state.options(ref), str(container.studio.project(project)["label_config"]))
     if control.multiple:
         raise BadRequest(f"Project {project} is multiple choice.", "Simulations need one class per image.")
     keys = container.state.tasks(ref)
@@ -83,13 +83,12 @@ def of_project(project: int, out: Path, container: Container) -> tuple[Prepared,
     labels, wanted = [], []
     for task, (state, said) in sorted(resolve_labels(annotations).items()):
         key = keys.get(task)
-        chosen = [label for label in said if label in control.classes]  # not those of other controls
-        if state is not LabelState.LABELLED or len(chosen) != 1:
-            left_out.append(f"task {task}: {state.name.lower()}, {len(chosen)} labels")
+        if state is not LabelState.LABELLED or not control.teaches(said):
+            left_out.append(f"task {task}: {state.name.lower()}, {', '.join(said) or 'no label'}")
         elif not key or key not in features:
             left_out.append(f"task {task}: its image is not embedded; rush sync --project {project}")
         else:
-            labels.append(chosen[0])
+            labels.append(said[0])
             wanted.append(key)
     if len(set(labels)) < 2:
         raise BadRequest(
@@ -105,8 +104,9 @@ def of_project(project: int, out: Path, container: Container) -> tuple[Prepared,
 
 def fitted_cost(project: int, container: Container) -> str:
     """The newest timed answers of a project, as ``Options.cost`` takes them; NotReady for too few."""
-    generation = container.artifacts.generation(container.ref(project))
-    control = parse_label_config(str(container.studio.project(project).get("label_config", "")))
+    ref = container.ref(project)
+    generation = container.artifacts.generation(ref)
+    control = control_of(container.state.options(ref), str(container.studio.project(project)["label_config"]))
     annotations = [a for record in container.studio.records(project, control) for a in record.annotations]
     answers, seconds = timed_answers(annotations, {} if generation is None else generation.judged())
     if len(answers) < LEAST_TIMED:
@@ -183,8 +183,10 @@ def _export(
     source: Path, container: Container, left_out: list[str]
 ) -> Iterator[tuple[str, str, Callable[[], bytes]]]:
     """(class, name, reader) of the tasks of an export that people gave one label."""
-    for item in read_source(source):
-        label = _label(item.task)
+    items = list(read_source(source))
+    control = _asked(items)
+    for item in items:
+        label = _label(item.task, control)
         if item.problem or not label:
             left_out.append(f"{item.name}: {item.problem or 'people gave it no single label'}")
         else:
@@ -195,21 +197,27 @@ def _bytes_of(item: SourceItem, container: Container) -> bytes:
     return item.path.read_bytes() if item.path else container.studio.download(item.address)
 
 
-def _label(task: Any) -> str:
+def _label(task: Any, control: Control) -> str:
     annotations = task.get("annotations")
     if annotations is None:
         data = {**task, **(task.get("data") or {})}
         return next((str(data[key]) for key in LABEL_KEYS if isinstance(data.get(key), str | int)), "")
     bodies = [{"id": n, "task": 0, **body} for n, body in enumerate(annotations) if isinstance(body, dict)]
-    state, labels = resolve_label(wire.annotation(body, _answered_control(body)) for body in bodies)
+    state, labels = resolve_label(wire.annotation(body, control) for body in bodies)
     return labels[0] if state is LabelState.LABELLED and len(labels) == 1 else ""
 
 
-def _answered_control(body: Mapping[str, Any]) -> Control | None:
-    """The first Choices control that was answered: an export doesn't say which one counts."""
-    regions = (region for region in body.get("result") or () if isinstance(region, dict))
-    names = (region.get("from_name") for region in regions if region.get("type") == "choices")
-    return next((Control(str(name), "", "", ()) for name in names), None)
+def _asked(items: Iterable[SourceItem]) -> Control:
+    """The Choices that most tasks answer, the first of these: an export doesn't say which control counts."""
+    answered: Counter[str] = Counter()
+    for item in items:
+        bodies = [body for body in item.task.get("annotations") or () if isinstance(body, dict)]
+        regions = [
+            region for body in bodies for region in body.get("result") or () if isinstance(region, dict)
+        ]
+        names = {str(region.get("from_name")): 1 for region in regions if region.get("type") == "choices"}
+        answered.update(names)
+    return Control(max(answered, key=lambda name: answered[name], default=""), "", "", ())
 
 
 def _read(

@@ -17,6 +17,8 @@ import numpy as np
 import strategies
 from ml_backend.bootstrap import fetched_data
 from ml_backend.domain.simulated_run import Options, Run, Runner
+from ml_backend.numerics.copies import groups_of
+from ml_backend.services.learning.maps import fit_pca
 from ml_backend.simulation.project import MemoryProject
 from strategies.cost import Answer, CostModel
 from strategies.simulate import (
@@ -40,7 +42,9 @@ def simulate_run(data: Path, strategy: str, seed: int, options: Options) -> dict
         features, names = found["features"], found["labels"]
     classes, truth = np.unique(names, return_inverse=True)
     rng = np.random.default_rng(seed)
-    held_out = np.sort(rng.permutation(len(truth))[: int(options.held_out * len(truth))])
+    chosen = rng.permutation(len(truth))[: int(options.held_out * len(truth))]
+    # Copies of an image go where its first one goes: nobody may label what is held out.
+    held_out = np.flatnonzero(np.isin(groups_of(fit_pca(features).encode(features), truth), chosen))
     confusion = noisy(len(classes), options.error) if options.error else None
     people = [Person(confusion, options.dont_know) for _ in range(options.people)]
     steps = replay(

@@ -41,7 +41,7 @@ def routes(projects: Projects, elsewhere: Callable[[], list[dict[str, Any]]]) ->
     def predict() -> Response:
         body = parse(PredictJson, _json())
         tasks = [parse(TaskJson, row).to_domain() for row in body.tasks]
-        project = projects.get(project_id(body.project))
+        project = projects.get(project_id(body.project), body.label_config or "")
         return jsonify(results=project.predictions(tasks), model_version=MODEL_VERSION)
 
     @api.post("/webhook")

@@ -197,3 +197,29 @@ def test_a_label_config_is_given_to_a_project_without_one_only(rush: Rush) -> No
     with pytest.raises(UnusableConfig):
         rush.connect(made, label_config=CONFIG)
     assert rush.studio.project(made.id)["label_config"] == boxes
+
+
+TWO = """<View><Image name="image" value="$image"/>
+<View visibleWhen="choice-selected" whenTagName="kind" whenChoiceValue="b">
+<Choices name="why" toName="image"><Choice value="x"/><Choice value="y"/></Choices></View>
+<Choices name="kind" toName="image"><Choice value="a"/><Choice value="b"/></Choices>
+<Choices name="ground" toName="image" choice="multiple"><Choice value="sand"/><Choice value="snow"/></Choices>
+</View>"""
+
+
+def test_connect_says_what_is_predicted_and_takes_another_control_and_new_names(rush: Rush) -> None:
+    ref = rush.project(label_config=TWO)
+
+    def said(**options: Any) -> tuple[str, str]:
+        step = next(step for step in rush.connect(ref, ask=False, **options) if step.name == "question")
+        return step.outcome, step.detail
+
+    assert said() == ("kept", "predicts kind (one of 2) from data.image; left alone: why, ground")
+    changed = "predicts ground (several of 2) from data.image; left alone: why, kind"
+    assert said(control="ground") == ("changed", changed)
+    assert said() == ("kept", changed)
+    assert "renamed: ice=snow" in said(renames=["ice=snow"])[1]
+    assert "renamed" not in said(renames=["ice="])[1]
+    with pytest.raises(BadRequest, match="'grund'"):
+        said(control="grund")
+    assert said(control="")[1].startswith("predicts kind")

@@ -56,3 +56,22 @@ def test_equal_answers_are_equal_in_any_order(one: tuple[str, ...], other: tuple
     assert (SEVERAL.answer(one) == SEVERAL.answer(other)) == (set(one) == set(other))
     assert SEVERAL.agrees(one, other) == (set(one) == set(other))
     assert SEVERAL.agrees(one, one[::-1])
+
+
+def test_a_path_of_one_is_a_label_because_allow_nested_may_have_been_on() -> None:
+    region = {
+        "type": "choices",
+        "from_name": "animal",
+        "value": {"choices": [["cat"], "dog", ["a", "b"], [1]]},
+    }
+    assert SEVERAL.read([region]) == ("cat", "dog")
+
+
+def test_results_are_read_under_present_names() -> None:
+    control = SEVERAL.renamed({"kitten": "cat", "puppy": "whelp", "whelp": "dog", "x": "y", "y": "x"})
+    written = Choices("animal", "image", "image", ("kitten", "puppy", "x", "cat"), multiple=True)
+    said = control.read(written.write(Suggestion(("kitten", "puppy", "x", "cat"), 0.5)))
+    assert said == ("cat", "dog", "x")
+    assert control.lost(said) == ("x",)
+    assert not control.teaches(said)
+    assert control.teaches(("puppy",))

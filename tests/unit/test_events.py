@@ -7,6 +7,7 @@ import pytest
 
 from ml_backend.domain.events import (
     AuditSampleChanged,
+    ControlChosen,
     Event,
     GenerationPublished,
     Ingested,
@@ -29,6 +30,7 @@ EVENTS = [
     AuditSampleChanged(),
     Retired(),
     WebhookPassedOn({"action": "ANNOTATION_CREATED", "annotation": {"id": 1}}),
+    ControlChosen(),
 ]
 
 
@@ -45,8 +47,17 @@ def test_no_kind_of_event_is_forgotten() -> None:
 
 def test_names_are_those_that_older_processes_know() -> None:
     names = [to_text(event)[0] for event in EVENTS]
-    known = ["ingested", "generation", "projection", "synced", "strategy", "audits", "retired", "webhook"]
-    assert names == known
+    assert names == [
+        "ingested",
+        "generation",
+        "projection",
+        "synced",
+        "strategy",
+        "audits",
+        "retired",
+        "webhook",
+        "control",
+    ]
 
 
 def test_an_unknown_name_is_no_event() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ml_backend.controls import Choices, parse_label_config
+from ml_backend.controls import Choices, described, parse_label_config
 from ml_backend.domain.errors import UnusableConfig
 from ml_backend.domain.label_config import MAX_LENGTH
 
@@ -65,6 +65,11 @@ def test_the_first_usable_control_wins() -> None:
         (config('apiUrl="http://x"', ""), "no fixed list"),
         (config('perRegion="true"'), "per region"),
         (config('allowNested="true"', '<Choice value="a"><Choice value="b"/></Choice>'), "nested"),
+        (config('allowNested="true"'), "allowNested"),
+        (config('allownested="TRUE" choice="multiple"'), "allowNested"),
+        (config('perItem="true"'), "per item"),
+        (f'<View><Repeater on="$images">{config()[6:-7]}</Repeater></View>', "Repeater"),
+        (config(image=f'<Repeater on="$images">{IMAGE}</Repeater>'), "is no Image"),
         (config(choices=""), "no Choice"),
         (config(choices='<Choice value="cat"/>'), "one Choice only"),
         (config(choices='<Choice value="cat"/><Choice value="cat"/>'), "one Choice only"),
@@ -77,6 +82,51 @@ def test_where_nothing_can_be_predicted_the_reason_is_told(xml: str, why: str) -
     with pytest.raises(UnusableConfig, match=why) as caught:
         parse_label_config(xml)
     assert caught.value.status == 422
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'visibleWhen="choice-selected" whenTagName="always" whenChoiceValue="yes"',
+        'visibleWhen="region-selected"',
+        'visiblewhen="choice-unselected"',
+        'whenTagName="always"',
+        'whenLabelValue="x"',
+    ],
+)
+@pytest.mark.parametrize("around", ["view", "outer view", "choices"])
+def test_a_question_of_every_image_goes_before_a_conditional_one(condition: str, around: str) -> None:
+    own = condition if around == "choices" else ""
+    asked = f'<Choices name="defect" toName="image" {own}>{CAT_DOG}</Choices>'
+    if around != "choices":
+        asked = f"<View {condition}>{asked}</View>"
+    if around == "outer view":
+        asked = asked.replace("><Choices", "><View><Choices").replace("</Choices>", "</Choices></View>")
+    always = f'<Choices name="always" toName="image">{CAT_DOG}</Choices>'
+    control = parse_label_config(f"<View>{IMAGE}{asked}{always}</View>")
+    assert (control.from_name, control.others) == ("always", ("defect",))
+    assert parse_label_config(f"<View>{IMAGE}{asked}</View>").from_name == "defect"  # better than nothing
+
+
+def test_a_chosen_control_is_predicted_or_named_as_missing() -> None:
+    second = (
+        f'<Choices name="second" toName="image">{CAT_DOG}</Choices><TextArea name="note" toName="image"/>'
+    )
+    xml = config().replace("</View>", f"{second}</View>")
+    control = parse_label_config(xml, "second")
+    assert (control.from_name, control.others) == ("second", ("kind", "note"))
+    assert described(control) == "predicts second (one of 2) from data.photo; left alone: kind, note"
+    with pytest.raises(UnusableConfig, match=r"no Choices 'third'.*kind, second"):
+        parse_label_config(xml, "third")
+    with pytest.raises(UnusableConfig, match="per region"):
+        parse_label_config(xml.replace('name="second"', 'name="second" perRegion="true"'), "second")
+
+
+def test_of_several_images_that_of_the_primary_question_is_read() -> None:
+    other = '<Image name="right" value="$second"/><Choices name="in-right" toName="right">'
+    xml = config().replace("</View>", f"{other}{CAT_DOG}</Choices></View>")
+    assert parse_label_config(xml).image_key == "photo"
+    assert parse_label_config(xml, "in-right").image_key == "second"
 
 
 def test_one_choice_of_a_multiple_choice_is_a_question() -> None:

@@ -62,6 +62,8 @@ class FileArtifacts:
             space=facts["space"],
             suggester=facts["suggester"],
             manifest=facts["manifest"],
+            control=facts.get("control", ""),
+            question=facts.get("question", ""),
         )
 
     def publish_generation(self, project: ProjectRef, generation: Generation) -> None:
@@ -80,6 +82,8 @@ class FileArtifacts:
             "suggester": generation.suggester,
             "head": None if head is None else {"scale": head.scale, "temperature": head.temperature},
             "manifest": dict(generation.manifest),
+            "control": generation.control,
+            "question": generation.question,
         }
         self._publish(project, "generation", facts, arrays)
 

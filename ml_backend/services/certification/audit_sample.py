@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from ml_backend.controls import parse_label_config
+from ml_backend.controls import control_of
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import BadRequest, NotReady
 from ml_backend.domain.events import AuditSampleChanged
@@ -38,7 +38,7 @@ def frozen(
     generation = artifacts.generation(ref)
     if generation is None:
         raise NotReady(f"Project {ref.id} has no embedded image yet.", "Import images or run rush sync.")
-    control = parse_label_config(state.options(ref).get("label_config", ""))
+    control = control_of(state.options(ref))
     pool = ProjectPool(ref, control, generation)
     pool.add(state.tasks(ref), features, None)
     pool.load_annotations(state.annotations(ref))

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ml_backend.controls import parse_label_config
+from ml_backend.controls import control_of, described, parse_label_config
 from ml_backend.domain.errors import BadRequest, LabelStudioError, NotFound, UnusableConfig
 from ml_backend.domain.model import MODEL_VERSION, ProjectRef
 from ml_backend.ports import LabelStudio, State
-from ml_backend.services.connecting import hotkeys, label_studio_setup
+from ml_backend.services.connecting import hotkeys, label_studio_setup, question
 from ml_backend.settings import Settings
 
 Outcome = Literal["done", "changed", "kept", "open"]
@@ -60,25 +60,36 @@ def connect(
     settings: Settings,
     *,
     label_config: str = "",
+    control: str | None = None,
+    renames: Sequence[str] = (),
     ask: bool = True,
     progress: Progress = lambda step: None,
 ) -> list[Step]:
     """Set project, ML backend, webhook and accept key, then provoke an event and ask for the next task.
 
-    ``label_config`` is given to a project that has none yet. ``ask=False`` leaves out asking for the next
-    task. A step that fails raises with the next thing to do; run it again afterwards.
+    ``label_config`` is given to a project that has none yet; ``control`` and ``renames`` are as for
+    ``question.ask``. ``ask=False`` leaves out asking for the next task. A step that fails raises with the
+    next thing to do; run it again afterwards.
     """
     steps: list[Step] = []
-    for step in _steps(ref, studio, state, settings, label_config, ask):
+    for step in _steps(ref, studio, state, settings, label_config, control, renames, ask):
         steps.append(step)
         progress(step)
     return steps
 
 
 def _steps(
-    ref: ProjectRef, studio: LabelStudio, state: State, settings: Settings, label_config: str, ask: bool
+    ref: ProjectRef,
+    studio: LabelStudio,
+    state: State,
+    settings: Settings,
+    label_config: str,
+    control: str | None,
+    renames: Sequence[str],
+    ask: bool,
 ) -> Iterator[Step]:
     yield label_step(ref, studio, label_config)
+    yield question_step(ref, studio, state, control, renames)
     yield settings_step(ref, studio)
     yield backend_step(ref, studio, settings)
     yield version_step(ref, studio)
@@ -102,6 +113,16 @@ def label_step(ref: ProjectRef, studio: LabelStudio, label_config: str) -> Step:
         studio.update_project(ref.id, label_config=label_config)
         return Step("label config", "changed", "the project had none")
     return Step("label config", "kept")
+
+
+def question_step(
+    ref: ProjectRef, studio: LabelStudio, state: State, control: str | None, renames: Sequence[str]
+) -> Step:
+    """Say which question is predicted; another one, or classes' new names, where that is asked for."""
+    xml = str(studio.project(ref.id)["label_config"])
+    if control is None and not renames:
+        return Step("question", "kept", described(control_of(state.options(ref), xml)))
+    return Step("question", "changed", described(question.ask(ref, state, xml, control, renames)))
 
 
 def settings_step(ref: ProjectRef, studio: LabelStudio) -> Step:

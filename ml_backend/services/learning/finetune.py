@@ -21,11 +21,12 @@ from ml_backend.domain.content_hash import content_key
 from ml_backend.domain.errors import BadImage, NotReady
 from ml_backend.domain.generation import Array, Floats, Generation, judged
 from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
+from ml_backend.numerics.copies import groups_of
 from ml_backend.ports import Finetuner, LabelStudio
 from ml_backend.services.embedding.ingest import THREADS, images
 from ml_backend.services.learning.maps import fit_pca
 from ml_backend.services.learning.rounds import Learner
-from ml_backend.services.learning.train import TrainOutcome, folds, standard_error
+from ml_backend.services.learning.train import TrainOutcome, folds, kinds_of, standard_error
 from ml_backend.wire import image_of
 from strategies.pool import Rows
 
@@ -70,23 +71,30 @@ class FinetuningRun:
         )
         tasks = [
             (record.task.id, image_of(record.task, labelled.control))
-            for record in self.studio.records(ref.id)
+            for record in self.studio.records(ref.id, labelled.control)
         ]
         addresses = {task: address for task, address in tasks if address}
 
-        rows, judging = np.arange(len(labelled.keys)), folds(labelled.targets, multiple=multiple)
-        new = ~np.isin(labelled.tasks, current.manifest.get("tuned_on", ()))
-        held_out, validating = split_holdout(
-            current.pca.encode(self.learner.features.get(labelled.keys)),
-            np.zeros(len(labelled.keys), np.int64) if multiple else labelled.targets,
-            np.isin(rows, np.concatenate(judging)) & new,
+        vectors = current.pca.encode(self.learner.features.get(labelled.keys))
+        groups = groups_of(vectors, kinds_of(labelled.targets, multiple=multiple))
+        rows, judging = np.arange(len(groups)), folds(labelled.targets, groups, multiple=multiple)
+        tuned_on = groups[np.isin(labelled.tasks, current.manifest.get("tuned_on", ()))]
+        fair = np.isin(rows, np.concatenate(judging)) & ~np.isin(groups, tuned_on)
+        once = np.unique(groups)  # copies of an image go where it goes
+        held_out, validating = (
+            np.flatnonzero(np.isin(groups, once[chosen]))
+            for chosen in split_holdout(
+                vectors[once],
+                np.zeros(len(once), np.int64) if multiple else labelled.targets[once],
+                fair[once],
+            )
         )
         shown = np.setdiff1d(rows, held_out)
         validation = np.isin(shown, validating)
         taught = [labelled.tasks[row] for row in shown.tolist()]
         keys_of = self.learner.state.tasks(ref)
-        known = set(labelled.tasks)
-        more = sorted((key, task) for task, key in keys_of.items() if key and task not in known)
+        known = set(labelled.keys)
+        more = sorted((key, task) for task, key in keys_of.items() if key and key not in known)
         wanted = {task: labelled.keys[row] for task, row in zip(taught, shown.tolist(), strict=True)}
         wanted |= {task: key for key, task in more[:UNLABELLED]}  # content keys are hashes: a random sample
         feature_set = self.finetuner.tune(

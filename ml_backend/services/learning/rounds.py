@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ml_backend.controls import Control, parse_label_config
+from ml_backend.controls import Control, control_of
 from ml_backend.domain.errors import NotReady
 from ml_backend.domain.events import GenerationPublished, MapPublished
 from ml_backend.domain.generation import Array, Floats, Generation, Head, Pca, Projection
@@ -124,14 +124,16 @@ class Learner:
         return outcome
 
     def labelled(self, ref: ProjectRef) -> Labelled:
-        """All labelled tasks whose images have features."""
+        """All labelled tasks whose images have features and whose answers teach something.
+
+        An answer with a name that the label config no longer has teaches nothing.
+        """
         tasks, control = self.state.tasks(ref), self._control_of(ref)
         labelled: list[tuple[TaskId, ContentKey, Array]] = []
         for task, (state, labels) in sorted(resolve_labels(self.state.annotations(ref)).items()):
-            known = [label for label in labels if label in control.columns]
             key = tasks.get(task)
-            if state is LabelState.LABELLED and key and control.answer(known) is not None:
-                labelled.append((task, key, control.target(known)))
+            if state is LabelState.LABELLED and key and control.teaches(labels):
+                labelled.append((task, key, control.target(labels)))
         return Labelled(
             control,
             [task for task, _, _ in labelled],
@@ -143,18 +145,23 @@ class Learner:
         self, ref: ProjectRef, labelled: Labelled, generation: Generation, seen: Collection[int] = ()
     ) -> TrainOutcome:
         """Fit and judge a head in the raw space of ``generation``, without publishing it; see ``train``."""
-        return train(
+        control = labelled.control
+        outcome = train(
             self.features.get(labelled.keys),
             labelled.targets,
             [int(task) for task in labelled.tasks],
-            classes=labelled.control.classes,
-            multiple=labelled.control.multiple,
+            classes=control.classes,
+            multiple=control.multiple,
             pca=generation.pca,
             trainer=self.trainer(),
-            previous=generation,
+            previous=generation.answering(control.from_name, multiple=control.multiple),
             number=generation.number + 1,
             tuned_on=frozenset(seen),
         )
+        fresh = outcome.generation
+        if fresh is not None:
+            fresh = replace(fresh, control=control.from_name, question=control.question)
+        return TrainOutcome(fresh, outcome.manifest)
 
     def publish(self, ref: ProjectRef, generation: Generation) -> None:
         """Make this the project's generation and tell everybody."""
@@ -162,7 +169,7 @@ class Learner:
         self.state.publish(ref, GenerationPublished(generation.number))
 
     def _control_of(self, ref: ProjectRef) -> Control:
-        return parse_label_config(self.state.options(ref).get("label_config", ""))
+        return control_of(self.state.options(ref))
 
     def embedded(self, ref: ProjectRef, coming: Sequence[ContentKey] = ()) -> list[ContentKey]:
         """Images of the project, and those about to come, that have features."""

@@ -1,6 +1,7 @@
 """One training round: held-out figures for every way to suggest, the choice among them, and a head.
 
-Every figure is out of fold: no image is judged by a head or by neighbours that saw its label.
+Every figure is out of fold: no image is judged by a head or by neighbours that saw its label, be it as a
+copy of it in another task.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.domain.generation import Array, Floats, Generation, Head, Pca
+from ml_backend.numerics.copies import groups_of
 from ml_backend.numerics.figures import accuracy, agreement, correct, figures, fit_temperature, losses
 from ml_backend.numerics.knn import vote_all
 from ml_backend.ports import Trainer
@@ -99,12 +101,14 @@ def train(
         manifest["why"] = f"{len(features)} labels of {len(names)} classes are too few for a head"
         return TrainOutcome(base, manifest)
 
-    held = _hold_out(features, y, len(names), multiple, pca, trainer, seed)
+    groups = groups_of(pca.encode(features), kinds_of(y, multiple=multiple))
+    held = _hold_out(features, y, len(names), multiple, pca, trainer, groups, seed)
     if tuned_on:
-        held = _new_to_the_backbone(held, ids, tuned_on, manifest)
+        held = _new_to_the_backbone(held, ids, groups, tuned_on, manifest)
     verdict = _judge(held, y[held.rows], multiple)
     manifest |= _record(verdict, held, y, ids, previous, multiple)
-    worse = _worse(previous, base, features, y, ids, held.rows, verdict.right)
+    manifest["images_labelled"] = len(np.unique(groups))
+    worse = _worse(previous, base, features, y, ids, groups, held.rows, verdict.right)
     if worse is not None:
         manifest["why"] = worse
         return TrainOutcome(None, manifest)
@@ -115,11 +119,12 @@ def train(
 
 
 def _new_to_the_backbone(
-    held: HeldOut, ids: Sequence[int], tuned_on: Collection[int], manifest: dict[str, Any]
+    held: HeldOut, ids: Sequence[int], groups: Array, tuned_on: Collection[int], manifest: dict[str, Any]
 ) -> HeldOut:
     """Only what the backbone was not trained on, where that is enough; noted in the manifest."""
     manifest["tuned_on"] = sorted(tuned_on)
-    fair = np.array([int(ids[row]) not in tuned_on for row in held.rows])
+    seen = groups[[int(task) in tuned_on for task in ids]]
+    fair = ~np.isin(groups[held.rows], seen)
     if fair.sum() >= LEAST_PAIRED:
         return held.only(fair)
     manifest["optimistic"] = f"only {int(fair.sum())} labels are new to the fine-tuned backbone"
@@ -176,14 +181,21 @@ def _record(
 
 
 def _hold_out(
-    features: Array, y: Array, classes: int, multiple: bool, pca: Pca, trainer: Trainer, seed: int
+    features: Array,
+    y: Array,
+    classes: int,
+    multiple: bool,
+    pca: Pca,
+    trainer: Trainer,
+    groups: Array,
+    seed: int,
 ) -> HeldOut:
     raw = pca.encode(features)
     rows: list[npt.NDArray[np.int64]] = []
     votes: dict[str, list[Floats]] = {"raw": [], "head": []}
     same: dict[str, list[Floats]] = {"raw": [], "head": []}
     logits: list[Floats] = []
-    for out in folds(y, multiple=multiple, seed=seed):
+    for out in folds(y, groups, multiple=multiple, seed=seed):
         inside = np.setdiff1d(np.arange(len(features)), out)
         # A fold may lack a class: its head knows the others only.
         seen = np.arange(classes) if multiple else np.unique(y[inside])
@@ -194,7 +206,8 @@ def _hold_out(
             votes[space].append(
                 vote_all(vectors[out], vectors[inside], y[inside], classes, NEIGHBOURS, multiple=multiple)
             )
-            same[space].append(agreement(vectors[out], y[out], multiple=multiple))
+            once, own = np.unique(groups[out], return_inverse=True)
+            same[space].append(agreement(vectors[once], y[once], multiple=multiple)[own])
         found = np.full((len(out), classes), -np.inf, np.float32)
         found[:, seen] = _logits(head, embeddings["head"][out])
         logits.append(found)
@@ -207,20 +220,30 @@ def _hold_out(
     )
 
 
-def folds(y: Array, *, multiple: bool, seed: int = 0) -> list[npt.NDArray[np.int64]]:
+def kinds_of(y: Array, *, multiple: bool) -> npt.NDArray[np.int64]:
+    """Return a number (n,) for each answer: the class, or where ``multiple`` the whole set of labels."""
+    return np.unique(y, axis=0, return_inverse=True)[1].reshape(-1) if multiple else np.asarray(y, np.int64)
+
+
+def folds(
+    y: Array, groups: Array | None = None, *, multiple: bool, seed: int = 0
+) -> list[npt.NDArray[np.int64]]:
     """Return disjoint sets of rows to hold out, each class spread evenly over them.
 
-    Five folds of up to 2,000 labels, which judge every image; above, one fifth judges well enough. Where
-    ``multiple``, images are spread by their whole set of labels.
+    Rows of the same image (``groups``, see ``groups_of``) stay together. Five folds of up to 2,000 images,
+    which judge every one; above, one fifth judges well enough. Where ``multiple``, images are spread by their
+    whole set of labels.
     """
     # sklearn's StratifiedKFold is as even, but refuses labels of which no class has five members, and warns
     # where one has fewer: in 180 of 300 random sets of 10 to 400 labels.
     random = np.random.default_rng(seed)
-    kinds = np.unique(y, axis=0, return_inverse=True)[1].reshape(-1) if multiple else y
-    shuffled = random.permutation(len(y))
+    groups = np.arange(len(y)) if groups is None else groups
+    once = np.unique(groups)
+    kinds = kinds_of(y, multiple=multiple)[once]
+    shuffled = random.permutation(len(once))
     order = shuffled[np.argsort(kinds[shuffled], kind="stable")]
-    parts = [np.sort(order[start::5]) for start in range(5)]
-    return parts if len(y) <= 2000 else parts[:1]
+    parts = [np.flatnonzero(np.isin(groups, once[order[start::5]])) for start in range(5)]
+    return parts if len(once) <= 2000 else parts[:1]
 
 
 def _logits(head: Head, embeddings: Floats) -> Floats:
@@ -261,6 +284,7 @@ def _worse(
     features: Array,
     y: Array,
     ids: Sequence[int],
+    groups: Array,
     rows: npt.NDArray[np.int64],
     right: Floats,
 ) -> str | None:
@@ -282,9 +306,16 @@ def _worse(
     record = previous.manifest.get("trained_on", {})
     known = dict(zip(record.get("ids", ()), record.get("targets", ()), strict=True))
     judged = previous.judged()
-    fresh = [n for n, row in enumerate(rows) if int(ids[row]) not in known]
+    # A copy of what the old head was trained on is nothing new to it, and what it said of images with copies
+    # before these were kept together was no better than knowing the answer.
+    taught = set(groups[[int(task) in known for task in ids]].tolist())
+    apart = "images_labelled" in previous.manifest
+    single = np.bincount(groups, minlength=len(groups))[groups] == 1
+    fresh = [n for n, row in enumerate(rows) if int(groups[row]) not in taught]
     again = [
-        n for n, row in enumerate(rows) if int(ids[row]) in judged and known[int(ids[row])] == y[row].tolist()
+        n
+        for n, row in enumerate(rows)
+        if (apart or single[row]) and int(ids[row]) in judged and known[int(ids[row])] == y[row].tolist()
     ]
     head = previous.head
     said = head.probabilities(head.encode(features[rows[fresh]]), multiple=new.multiple)

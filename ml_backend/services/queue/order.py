@@ -296,6 +296,7 @@ class Queue:
         """Recompute the order of open tasks by the project's strategy: up to a second at 100,000 tasks."""
         with pool.lock:
             name, version, ids = self.strategy, pool.version, pool.ids
+            pool.know(label for label in pool.classes if label in name)  # max_probability(LABEL), quota
             available = self.available(pool)
         strategy = strategies.get(name)
         reads = "probabilities" in (*strategy.needs, *strategy.uses)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.controls import Control
+from ml_backend.controls.lost_answers import LostAnswers, lost_answers
 from ml_backend.domain.generation import Array, Floats, Generation
 from ml_backend.domain.labels import resolve_label
 from ml_backend.domain.lock_order import OrderedLock, Rank
@@ -25,6 +26,7 @@ from ml_backend.domain.model import (
     TaskId,
 )
 from ml_backend.ports import Features
+from ml_backend.services.queue.columns import Columns
 from ml_backend.services.queue.placement import Placement
 
 GONE = -1
@@ -60,10 +62,15 @@ class ProjectPool:
     """
 
     def __init__(self, ref: ProjectRef, control: Control, generation: Generation | None) -> None:
-        self.ref, self.control, self.generation = ref, control, generation
+        self.ref, self.control = ref, control
+        if generation is not None:  # one that answers another question has no head here
+            generation = generation.answering(control.from_name, multiple=control.multiple)
+        self.generation = generation
         self.mirror: Mirror | None = None
         self.lock = OrderedLock(Rank.POOL)
         self.classes = control.columns
+        learnt = () if generation is None else control.current(generation.classes)
+        self.columns = Columns(control.classes, learnt)
         self.ids: Array = np.empty(0, np.int64)
         self.row_of: dict[TaskId, int] = {}
         self.states: Array = np.empty(0, np.int8)
@@ -71,9 +78,11 @@ class ProjectPool:
         self.raw: Floats = np.empty((0, SPACE_DIM), np.float32)
         self.head: Floats | None = None
         self.probabilities: Floats | None = None
-        self.targets: Array = np.empty((0, *control.shape), np.int64)
+        self.targets: Array = np.empty((0, len(self.columns)) if control.multiple else 0, np.int64)
+        self.lost: npt.NDArray[np.bool_] = np.empty(0, bool)
+        """Labelled rows whose answer has a name that is no class any more: what they show is not known."""
         self.answers: Array = np.empty(0, np.int64)
-        self.answer_ids: dict[tuple[str, ...], int] = {(label,): n for label, n in self.classes.items()}
+        self._sets: dict[tuple[str, ...], int] = {}
         self.clusters: npt.NDArray[np.int32] = np.empty(0, np.int32)
         self.density: Floats = np.empty(0, np.float32)
         self.agreed: Floats = np.empty(0, np.float32)
@@ -128,6 +137,7 @@ class ProjectPool:
         self.states, self.embedded = longer(self.states, LabelState.OPEN), longer(self.embedded, False)
         self.raw = longer(self.raw, 0)
         self.targets = longer(self.targets, self.control.no_target)
+        self.lost = longer(self.lost, False)
         self.answers = longer(self.answers, -1)
         self.clusters, self.density = longer(self.clusters, 0), longer(self.density, 0)
         self.agreed = longer(self.agreed, np.nan)
@@ -208,11 +218,18 @@ class ProjectPool:
         """Derive a task's state and label from its annotations."""
         row = self.row_of[task]
         state, labels = resolve_label(self.annotations[number] for number in self.of_task.get(task, ()))
-        labels = tuple(label for label in labels if label in self.classes)
+        labels, labelled = self.control.current(labels), state is LabelState.LABELLED
         self.states[row] = state
         self.version += 1
-        self.answers[row] = self.answer_of(labels) if state is LabelState.LABELLED else -1
-        self.targets[row] = self.control.target(labels)
+        teaches = labelled and self.control.teaches(labels)
+        self.lost[row] = labelled and bool(self.control.lost(labels))
+        self.answers[row] = self.answer_of(labels) if teaches else -1
+        columns = self._columns_of(labels) if teaches else []
+        if self.control.multiple:
+            self.targets[row] = 0
+            self.targets[row, columns] = 1
+        else:
+            self.targets[row] = columns[0] if columns else -1
         if mark and self.mirror is not None and self.embedded[row]:
             self.mirror.mark(self, row)
 
@@ -220,17 +237,44 @@ class ProjectPool:
         """States as neighbours count: an answer without a label propagates nothing, as if skipped."""
         states = self.states[rows].copy()
         if not self.control.multiple:
-            states[(states == LabelState.LABELLED) & (self.targets[rows] < 0)] = LabelState.SKIPPED
+            empty = (self.targets[rows] < 0) & ~self.lost[rows]
+            states[(states == LabelState.LABELLED) & empty] = LabelState.SKIPPED
         return states
 
     def answer_of(self, labels: tuple[str, ...]) -> int:
-        """A number for a set of labels: equal answers, equal numbers; -1 for no answer."""
+        """A number for a set of classes: equal for equal sets, of one class its column; -1 for no answer."""
         key = self.control.answer(labels)
-        return -1 if key is None else self.answer_ids.setdefault(key, len(self.answer_ids))
+        if key is None:
+            return -1
+        if len(key) == 1:
+            return self._columns_of(key)[0]
+        return self._sets.setdefault(key, len(self.classes) + len(self._sets))
+
+    def _columns_of(self, classes: Iterable[str]) -> list[int]:
+        """The columns of classes, made where one is chosen for the first time."""
+        names = list(classes)
+        if self.columns.know(names) and self.control.multiple:
+            more = len(self.columns) - self.targets.shape[1]
+            self.targets = np.pad(self.targets, ((0, 0), (0, more)))
+        return [self.columns.number[name] for name in names]
+
+    def know(self, classes: Iterable[str]) -> None:
+        """Give these classes of the label config columns, whether or not they were ever chosen."""
+        with self.lock:
+            self._columns_of(name for name in classes if name in self.classes)
 
     def labels_of(self, row: int) -> tuple[str, ...]:
         """The labels of a labelled row."""
-        return self.control.labels(self.targets[row])
+        if self.control.multiple:
+            return tuple(self.columns.names[n] for n in np.flatnonzero(self.targets[row]))
+        return (self.columns.names[self.targets[row]],) if self.targets[row] >= 0 else ()
+
+    def lost_answers(self) -> LostAnswers:
+        """How many answers have a name that the label config no longer has, and which."""
+        with self.lock:
+            tasks = self.ids[self.lost & (self.states == LabelState.LABELLED)].tolist()
+            notes = [self.annotations[number] for task in tasks for number in self.of_task.get(task, ())]
+        return lost_answers(self.control, notes)
 
     # ---- views
 
@@ -273,6 +317,8 @@ class ProjectPool:
                 if annotation.task in self.row_of:
                     self.annotations[annotation.id] = annotation
                     self.of_task.setdefault(annotation.task, set()).add(annotation.id)
+            chosen = {label for annotation in self.annotations.values() for label in annotation.labels}
+            self.know(sorted(self.control.current(chosen)))  # together: each time the targets are copied
             for task in touched | set(self.of_task):
                 self._resolve(task, mark=False)
 

@@ -45,5 +45,5 @@ def view(
         head=pool.head,
         agreed=pool.agreed,
         seconds=seconds,
-        classes=pool.control.classes,
+        classes=tuple(pool.columns.names[: None if probabilities is None else probabilities.shape[1]]),
     )

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ml_backend.controls import parse_label_config
+from ml_backend.controls import control_of, is_read_by
 from ml_backend.domain.generation import Generation
 from ml_backend.domain.lock_order import OrderedLock, Rank
 from ml_backend.domain.model import ContentKey, ProjectRef, TaskId
@@ -39,8 +39,9 @@ class Loader:
     def __init__(self, ref: ProjectRef, ports: ProjectPorts) -> None:
         self._ref, self._ports = ref, ports
         self.index = ports.open_index(ref)
-        self.label_config = ports.state.options(ref).get("label_config", "")
-        self.pool = ProjectPool(ref, parse_label_config(self.label_config), None)
+        options = ports.state.options(ref)
+        self.label_config = options.get("label_config", "")
+        self.pool = ProjectPool(ref, control_of(options), None)
         self.features = ports.features(None)
         self.events = OrderedLock(Rank.EVENTS)
         """Held by whoever changes state and pool together."""
@@ -53,17 +54,21 @@ class Loader:
         """Make everything anew; ``take`` runs as the fresh pool takes the old one's place."""
         with self._loading:
             ports, ref = self._ports, self._ref
-            label_config = ports.state.options(ref).get("label_config", "")
+            options = ports.state.options(ref)
+            label_config, control = options.get("label_config", ""), control_of(options)
             published = ports.artifacts.generation_number(ref)
             generation, projection = ports.artifacts.generation(ref), ports.artifacts.projection(ref)
-            fresh = ProjectPool(ref, parse_label_config(label_config), generation)
+            fresh = ProjectPool(ref, control, generation)
             place = None if projection is None else Placement(projection)
             with self.events:
                 self._missed = []
             try:
                 features = ports.features(generation)
                 fresh.add(ports.state.tasks(ref), features, place)
-                fresh.load_annotations(ports.state.annotations(ref))
+                annotations = ports.state.annotations(ref)
+                if not is_read_by(options, control):  # until the sync has read them anew
+                    annotations = [replace(note, labels=(), skipped=True) for note in annotations]
+                fresh.load_annotations(annotations)
                 mirror = IndexMirror(self.index)
                 mirror.build(fresh, also=self.pool.searched)
                 with self.events:

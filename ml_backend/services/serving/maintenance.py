@@ -23,6 +23,7 @@ class Maintenance:
         self.project = project
         self._ranked_at = self._rank_seconds = 0.0
         self._trained_at, self._trained_labels = 0.0, 0
+        self._trained_for = ""
         self._synced_at = time.monotonic()
 
     def run(self) -> None:
@@ -72,7 +73,10 @@ class Maintenance:
         if generation is not None:
             self._trained_labels = max(self._trained_labels, int(generation.manifest.get("labels", 0)))
         due = labels - self._trained_labels >= settings.train_labels
-        if due and now - self._trained_at >= settings.train_seconds:
+        due = due and now - self._trained_at >= settings.train_seconds
+        if project.outdated and self._trained_for != project.control.question:  # at once, the first time
+            due, self._trained_for = True, project.control.question
+        if due:
             project.ports.jobs.enqueue("train", project.ref)
             self._trained_at, self._trained_labels = now, labels
 

@@ -8,10 +8,13 @@ from functools import partial
 from typing import Any, assert_never
 
 import strategies
-from ml_backend.controls import Control, parse_label_config
+from ml_backend.controls import Control, taken_in
+from ml_backend.controls.lost_answers import LostAnswers
 from ml_backend.domain.deadline import PROMPT, within
+from ml_backend.domain.errors import UnusableConfig
 from ml_backend.domain.events import (
     AuditSampleChanged,
+    ControlChosen,
     Event,
     GenerationPublished,
     Ingested,
@@ -44,6 +47,8 @@ class Project:
 
     def __init__(self, ref: ProjectRef, ports: ProjectPorts) -> None:
         self.ref, self.ports = ref, ports
+        self._unusable = ""
+        self._lost = LostAnswers()
         self._loader = Loader(ref, ports)
         self.queue = Queue(ports.state, ports.settings.window, self._strategy())
         self.reload()
@@ -73,6 +78,7 @@ class Project:
         self._loader.load(lambda: self.queue.window.load(self.ref))
         self._choose_strategy()
         self._mix()
+        self._count_lost_answers()
 
     def _choose_strategy(self) -> None:
         self.queue.strategy = self._strategy()
@@ -92,6 +98,23 @@ class Project:
         with self.queue.lock:
             self.queue.mixing = Mixing(sample)
             self.pool.hidden = frozenset(sample.audits if sample is not None and sample.hidden else ())
+
+    def _count_lost_answers(self) -> None:
+        lost = self.pool.lost_answers()
+        if lost.count and lost != self._lost:
+            log.warning("project %s: %s. They teach nothing.", self.ref.id, lost)
+        self._lost = lost
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the current generation was trained for another label config than that of now."""
+        generation, control = self.pool.generation, self.control
+        if generation is None or generation.question:
+            return generation is not None and generation.question != control.question
+        learnt = set(generation.classes)
+        return bool(learnt) and (
+            generation.multiple != control.multiple or not learnt <= set(control.classes)
+        )
 
     # ---- events in Label Studio
 
@@ -160,13 +183,24 @@ class Project:
 
     def configured(self, label_config: str) -> None:
         """The label config may have changed; a useless one raises UnusableConfig and changes nothing."""
-        if label_config and label_config != self.label_config:
-            control = parse_label_config(label_config)
-            self.ports.state.set_options(self.ref, label_config=label_config)
-            if control != self.control:
-                self.reload()
-            else:
-                self._loader.label_config = label_config
+        if not label_config or label_config == self.label_config:
+            self._unusable = "" if label_config else self._unusable
+            return
+        try:
+            control, change = taken_in(self.ports.state.options(self.ref), label_config)
+        except UnusableConfig as error:
+            self._unusable = error.message
+            raise
+        self._unusable = ""
+        before = self.control
+        self.ports.state.set_options(self.ref, **change)
+        if (control.reading, control.image_key) != (before.reading, before.image_key):
+            self.ports.jobs.enqueue("sync", self.ref)
+        if control == before:
+            self._loader.label_config = label_config
+        else:
+            self.reload()
+            self._renew_front()
 
     # ---- events in our other processes
 
@@ -179,7 +213,7 @@ class Project:
                 self._mix()
             case StrategyChosen():
                 self._reorder(self._choose_strategy)
-            case GenerationPublished():
+            case GenerationPublished() | ControlChosen():
                 self.reload()
                 self._renew_front()
             case MapPublished() | Synced():
@@ -218,9 +252,14 @@ class Project:
 
     def report(self) -> dict[str, Any]:
         """Where the project stands, for people and checks."""
-        pool, generation = self.pool, self.pool.generation
+        pool, generation, lost = self.pool, self.pool.generation, self.pool.lost_answers()
         return {
             "project": self.ref.id,
+            "control": pool.control.from_name,
+            "image_key": pool.control.image_key,
+            "renames": dict(pool.control.renames),
+            "lost_answers": dict(lost.names),
+            "warnings": [line for line in (str(lost) if lost.count else "", self._unusable) if line],
             "strategy": self.queue.strategy,
             "fallback": self.queue.fallback,
             "audits": len(self.queue.mixing),

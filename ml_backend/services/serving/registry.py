@@ -11,9 +11,9 @@ from contextlib import suppress
 from functools import partial
 
 from ml_backend import wire
-from ml_backend.controls import parse_label_config
+from ml_backend.controls import control_of, taken_in
 from ml_backend.domain import deadline
-from ml_backend.domain.errors import NotFound, RushError, StoreError, Unavailable
+from ml_backend.domain.errors import NotFound, RushError, StoreError, Unavailable, UnusableConfig
 from ml_backend.domain.events import Event, ProjectUpdated, Retired, TasksCreated, WebhookPassedOn
 from ml_backend.domain.lock_order import OrderedLock, Rank
 from ml_backend.domain.model import ProjectRef
@@ -68,16 +68,19 @@ class Projects:
     def __iter__(self) -> Iterator[Project]:
         return iter(list(self._loaded.values()))
 
-    def get(self, project: int | None) -> Project:
+    def get(self, project: int | None, label_config: str = "") -> Project:
         """The connected project of that id, loaded by now.
 
-        NotFound says how to connect it; Unavailable where loading takes longer than a request may.
+        ``label_config``, as Label Studio has it now, takes the place of one that is of no use. NotFound says
+        how to connect it; Unavailable where loading takes longer than a request may.
         """
         if project is None:
             raise _nameless()
         found = self._loaded.get(project)
         if found is not None:
             return found
+        if label_config and self.ports.state.options(self.ref(project)).get("label_config"):
+            self._note_config(self.ref(project), label_config)
         loading = self._load(project)
         try:
             return loading.result(deadline.left(LOAD_SECONDS))
@@ -89,16 +92,30 @@ class Projects:
                 "Ask again in some seconds: no label is lost meanwhile.",
             ) from None
 
+    def _note_config(self, ref: ProjectRef, label_config: str) -> None:
+        """Note this label config where there is none, or one that nothing can be predicted by."""
+        options = self.ports.state.options(ref)
+        try:
+            control_of(options)
+        except UnusableConfig:
+            if not label_config:
+                raise
+            _, change = taken_in(options, label_config)
+            self.ports.state.set_options(ref, **change)
+            self.ports.jobs.enqueue("sync", ref)
+
     def register(self, project: int, label_config: str) -> bool:
         """Note a project without loading it; True where ``connect`` has yet to take it or its config in.
 
         Raises UnusableConfig where nothing can be predicted.
         """
-        parse_label_config(label_config)
-        ref = self.ref(project)
-        if not self.ports.state.options(ref).get("label_config"):
-            self.ports.state.set_options(ref, label_config=label_config)
-            self.ports.jobs.enqueue("sync", ref)
+        ref, found = self.ref(project), self._loaded.get(project)
+        options = self.ports.state.options(ref)
+        if found is not None and options.get("label_config") == label_config == found.label_config:
+            found.configured(label_config)
+            return False  # as every time that a task is served
+        taken_in(options, label_config)
+        self._note_config(ref, label_config)
         found = self._loaded.get(project)
         return found is None or (bool(label_config) and found.label_config != label_config)
 
@@ -118,7 +135,7 @@ class Projects:
             self.ask()
             return ()
         try:
-            project = self.get(hook.project_id)
+            project = self.get(hook.project_id, hook.label_config)
         except Unavailable:  # it is being loaded, and hears of this right after
             self.in_turn(
                 hook.project_id, hook.action, lambda project: handle(project, hook.event(project.control))

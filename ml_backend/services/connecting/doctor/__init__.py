@@ -9,7 +9,7 @@ from ml_backend.domain.errors import RushError
 from ml_backend.domain.model import ProjectRef
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.connecting.doctor import access, backend, images, project, queue, webhook
-from ml_backend.services.connecting.doctor.context import CannotCheckError, Check, CheckContext
+from ml_backend.services.connecting.doctor.context import CannotCheckError, Check, CheckContext, Note
 from ml_backend.settings import Settings
 
 __all__ = ["CHECKS", "Finding", "doctor"]
@@ -24,6 +24,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     *FIRST,
     ("Label Studio version", access.version),
     ("label config", project.label_config),
+    ("answers' classes", project.lost_classes),
     ("sampling", project.sampling),
     ("annotations per task", project.maximum_annotations),
     ("shown predictions", project.shown_predictions),
@@ -106,6 +107,9 @@ def _run(name: str, check: Check, context: CheckContext) -> Iterator[Finding]:
     try:
         for fault in check(context):
             found = True
+            if isinstance(fault, Note):
+                yield Finding(name, True, value=fault.value)
+                continue
             yield Finding(name, False, fault.problem, fault.value, fault.fix, fault.warning)
     except CannotCheckError as reason:
         yield Finding(name, None, f"not checked: {reason}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ml_backend.controls import Control, parse_label_config
+from ml_backend.controls import Control, control_of
 from ml_backend.domain.model import MODEL_VERSION, PredictionRow, ProjectRef, TaskId
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.connecting import label_studio_setup
@@ -30,11 +30,18 @@ class Fault:
     warning: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is worth saying where nothing is broken."""
+
+    value: str
+
+
 class CannotCheckError(Exception):
     """A check that can't run, and why."""
 
 
-Check = Callable[["CheckContext"], Iterator[Fault]]
+Check = Callable[["CheckContext"], Iterator[Fault | Note]]
 
 
 @dataclass(frozen=True)
@@ -65,7 +72,7 @@ class CheckContext:
     @cached_property
     def control(self) -> Control:
         """What may be predicted."""
-        return parse_label_config(self.project["label_config"])
+        return control_of(self.state.options(self.ref), self.project["label_config"])
 
     @cached_property
     def backends(self) -> list[dict[str, Any]]:

@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from ml_backend.controls import described
+from ml_backend.controls.lost_answers import lost_answers
 from ml_backend.domain.errors import UnusableConfig
 from ml_backend.domain.model import MODEL_VERSION
-from ml_backend.services.connecting.doctor.context import CheckContext, Fault
+from ml_backend.services.connecting.doctor.context import CheckContext, Fault, Note
 from ml_backend.services.connecting.label_studio_setup import SAMPLING
 
 
-def label_config(context: CheckContext) -> Iterator[Fault]:
-    """There is something to predict."""
+def label_config(context: CheckContext) -> Iterator[Fault | Note]:
+    """There is something to predict: which control, by which key, and what is left alone."""
     try:
-        _ = context.control
+        yield Note(described(context.control))
     except UnusableConfig as error:
         fix = error.hint or "Settings → Labeling Interface: one Choices control on one Image."
         yield Fault("The label config has nothing that Rush can predict.", error.message, fix)
+
+
+def lost_classes(context: CheckContext) -> Iterator[Fault]:
+    """Answers have classes of the label config: others teach nothing."""
+    lost = lost_answers(context.control, context.state.annotations(context.ref))
+    if lost.count:
+        name = next(iter(lost.names))
+        fix = f"Where a class was renamed: rush connect --project {context.ref.id} --rename '{name}=NEW NAME'"
+        yield Fault(f"{lost}.", "", f"{fix}. Else change the answers in Label Studio.", warning=True)
 
 
 def sampling(context: CheckContext) -> Iterator[Fault]:
