@@ -59,9 +59,9 @@ class Group(click.Group):
             return super().invoke(ctx)
         except RushError as error:
             told = f"{flag(error.field)} {error.message}" if error.field else error.message
-            console.print(f"[red]{escape(told)}[/]", highlight=False)
+            console.print(f"[red]{escape(told)}[/]", highlight=False, soft_wrap=True)
             if error.hint:
-                console.print(escape(error.hint), highlight=False)
+                console.print(escape(error.hint), highlight=False, soft_wrap=True)
             sys.exit(1)
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] in ("", "ml_backend", "strategies"):

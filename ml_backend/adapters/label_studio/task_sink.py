@@ -14,6 +14,7 @@ from label_studio_sdk.core.api_error import ApiError
 from ml_backend.domain.errors import LabelStudioError
 from ml_backend.domain.model import TaskId
 from ml_backend.ports import LabelStudio
+from ml_backend.settings import authorities
 
 TIMEOUT = 600.0
 
@@ -22,7 +23,7 @@ class SdkSink:
     """Creates tasks, storages and uploads; LabelStudioError where Label Studio refuses."""
 
     def __init__(self, url: str, token: str, studio: LabelStudio) -> None:
-        self._http = httpx.Client(timeout=TIMEOUT)
+        self._http = httpx.Client(timeout=TIMEOUT, verify=authorities())
         self._sdk = Sdk(base_url=url, api_key=token, timeout=TIMEOUT, httpx_client=self._http)
         self._studio = studio
 

@@ -23,6 +23,7 @@ from tenacity import (
 
 from ml_backend.domain.deadline import LEAST, left
 from ml_backend.domain.errors import LabelStudioError, NotFound, RushError, Unauthorized
+from ml_backend.settings import authorities
 
 _RETRY_STATUS = frozenset({502, 503, 504})
 _TRIES = 3
@@ -106,7 +107,7 @@ class Transport:
             # Label Studio's own server sends head and body apart: on a kept connection the kernel holds the
             # body back for 40 ms (Nagle against delayed acknowledgements); a fresh one costs 1 ms.
             headers["Connection"] = "close"
-        self.client = httpx.Client(timeout=timeout, headers=headers, trust_env=False)
+        self.client = httpx.Client(timeout=timeout, headers=headers, trust_env=False, verify=authorities())
         self._token = Token(token, self.origin)
 
     def request(self, method: str, path: str, *, timeout: float | None = None, **request: Any) -> Any:
