@@ -11,8 +11,10 @@ import httpx
 from label_studio_sdk import LabelStudio as Sdk
 from label_studio_sdk.core.api_error import ApiError
 
-from ml_backend.domain.errors import LabelStudioError
+from ml_backend.adapters.label_studio.transport import REFUSALS, unreachable
+from ml_backend.domain.errors import LabelStudioError, Refused
 from ml_backend.domain.model import TaskId
+from ml_backend.domain.shown import shown
 from ml_backend.ports import LabelStudio
 from ml_backend.settings import authorities
 
@@ -54,7 +56,7 @@ class SdkSink:
         with ExitStack() as stack:
             # One name a part: Label Studio keys the files of a request by it.
             parts = {
-                f"file{n}": (f"{n:04}-{path.name}", stack.enter_context(path.open("rb")))
+                f"file{n}": (f"{n:04}-{_upload_name(path)}", stack.enter_context(path.open("rb")))
                 for n, path in enumerate(files)
             }
             answer = self._studio.call(
@@ -79,10 +81,30 @@ class SdkSink:
                 request_options={"max_retries": 0},  # a request that failed late may have made the tasks
             )
         except ApiError as error:
-            raise LabelStudioError(f"Label Studio refused {len(tasks)} tasks: {error.body}.") from None
+            kind = Refused if error.status_code in REFUSALS else LabelStudioError
+            raise kind(f"Label Studio refused {len(tasks)} tasks: {_reason(error.body)}.") from None
+        except httpx.HTTPError as error:
+            raise unreachable("POST", f"/api/projects/{project}/import", error) from None
         ids = [TaskId(int(task)) for task in answer.task_ids or ()]
         if len(ids) != len(tasks):
             raise LabelStudioError(
                 f"Label Studio answered with {len(ids)} ids for {len(tasks)} tasks.", "Run the import again."
             )
         return ids
+
+
+def _upload_name(path: Path) -> str:
+    """A name that Label Studio takes: it knows JPEG files by two suffixes only, and cuts no long name."""
+    suffix = ".jpg" if path.suffix.lower() in (".jfif", ".jpe") else path.suffix
+    return path.stem[:60] + suffix
+
+
+def _reason(body: object) -> str:
+    """Label Studio's own words without the copies of what was sent that it puts behind them."""
+    if isinstance(body, Mapping):
+        errors = body.get("validation_errors") or body.get("detail") or body
+        while isinstance(errors, (Mapping, list)) and errors:
+            rows = errors.values() if isinstance(errors, Mapping) else errors
+            errors = next((row for row in rows if row), "")  # the first of them, of one task
+        body = errors
+    return shown(str(body).partition(" :: ")[0], 160).rstrip(".")

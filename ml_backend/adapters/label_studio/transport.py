@@ -22,9 +22,11 @@ from tenacity import (
 )
 
 from ml_backend.domain.deadline import LEAST, left
-from ml_backend.domain.errors import LabelStudioError, NotFound, RushError, Unauthorized
+from ml_backend.domain.errors import LabelStudioError, NotFound, Refused, RushError, Unauthorized
 from ml_backend.settings import authorities
 
+REFUSALS = frozenset({400, 413, 415, 422})
+"""Statuses that may be due to one of the things in a request."""
 _RETRY_STATUS = frozenset({502, 503, 504})
 _TRIES = 3
 _WAITS = wait_chain(wait_random(0.05, 0.15), wait_random(0.2, 0.6))
@@ -203,7 +205,8 @@ def failure(method: str, url: str, reply: httpx.Response) -> RushError:
         "start it with SSRF_PROTECTION_ENABLED=false and ML_BLOCK_LOCAL_IP=false.",
         413: "Send fewer tasks at once, or raise Label Studio's DATA_UPLOAD_MAX_MEMORY_SIZE.",
     }
-    return LabelStudioError(message, hints.get(reply.status_code, "See Label Studio's log for the cause."))
+    kind = Refused if reply.status_code in REFUSALS else LabelStudioError
+    return kind(message, hints.get(reply.status_code, "See Label Studio's log for the cause."))
 
 
 def _detail(reply: httpx.Response) -> str:

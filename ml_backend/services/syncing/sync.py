@@ -38,7 +38,8 @@ class SyncReport:
     """What our state holds now, and what had to be put right.
 
     ``changed`` counts the rows of our state that were wrong, ``deleted_predictions`` the surplus rows
-    deleted in Label Studio; the images of ``to_embed`` have no features yet.
+    deleted in Label Studio; the images of ``to_embed`` have no features yet. ``found`` are all tasks as
+    Label Studio has them.
     """
 
     tasks: int
@@ -47,6 +48,7 @@ class SyncReport:
     changed: int
     deleted_predictions: int
     to_embed: tuple[Task, ...]
+    found: tuple[Task, ...] = ()
 
 
 class _Snapshot(NamedTuple):
@@ -104,7 +106,8 @@ def sync(
         and (not key or key in lost)
         and image_of(record.task, control)
     )
-    return SyncReport(len(tasks), len(annotations), len(window), changed, len(surplus), to_embed)
+    found = tuple(record.task for record in records)
+    return SyncReport(len(tasks), len(annotations), len(window), changed, len(surplus), to_embed, found)
 
 
 def merge(before: Mapping[K, V], truth: Mapping[K, V], after: Mapping[K, V]) -> dict[K, V]:
