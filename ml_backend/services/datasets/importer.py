@@ -114,8 +114,7 @@ class Importer:
     notes: Counter[str] = field(default_factory=Counter)
     served: set[Path] = field(default_factory=set)
     placed: dict[Path, str] = field(default_factory=dict)
-    taken: int = 0
-    refused: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
 
     def run(self, images: Iterable[SourceItem]) -> ImportReport:
         """Import what is new; whatever can't be read, or is refused, is skipped and reported."""
@@ -311,16 +310,18 @@ class Importer:
 
     def _send(self, tasks: Sequence[dict[str, Any]]) -> list[TaskId | Exception]:
         """The id of each task, or why there is none."""
-        send = partial(self.sink.import_tasks, self.ref.id)
-        outcomes = self._each(send, tasks)
+        each = partial(self._each, "tasks", partial(self.sink.import_tasks, self.ref.id))
+        outcomes = each(tasks)
         for n, task in enumerate(tasks):
             if isinstance(outcomes[n], Refused) and (less := _without_strangers(task)) != task:
-                outcomes[n] = self._each(send, [less])[0]
+                outcomes[n] = each([less])[0]
                 if isinstance(outcomes[n], int):
                     self.notes["taken without who answered, and without others' predictions."] += 1
         return outcomes
 
-    def _each(self, send: Callable[[Sequence[T]], Sequence[R]], things: Sequence[T]) -> list[R | Exception]:
+    def _each(
+        self, what: str, send: Callable[[Sequence[T]], Sequence[R]], things: Sequence[T]
+    ) -> list[R | Exception]:
         """What came of each thing: where some are refused together, the bad ones are found by halves.
 
         Raises the refusal where GIVE_UP of them were refused alone and none was ever taken.
@@ -332,12 +333,12 @@ class Importer:
         except (Refused, OSError) as error:
             if len(things) > 1:
                 half = len(things) // 2
-                return self._each(send, things[:half]) + self._each(send, things[half:])
-            self.refused += 1
-            if self.refused >= GIVE_UP and not self.taken:
+                return self._each(what, send, things[:half]) + self._each(what, send, things[half:])
+            self.counts[f"{what} refused"] += 1
+            if self.counts[f"{what} refused"] >= GIVE_UP and not self.counts[f"{what} taken"]:
                 raise
             return [error]
-        self.taken += len(answers)
+        self.counts[f"{what} taken"] += len(answers)
         return [*answers]
 
     def _window_states(self) -> Iterator[LabelState]:
@@ -396,7 +397,7 @@ class Importer:
         refused: dict[Path, str] = {}
         rest, done = [file for file in files if file not in self.placed], 0
         for some in _batches(rest):
-            outcomes = self._each(partial(self.sink.upload, self.ref.id), some)
+            outcomes = self._each("files", partial(self.sink.upload, self.ref.id), some)
             for file, outcome in zip(some, outcomes, strict=True):
                 if isinstance(outcome, str):
                     self.placed[file] = outcome
