@@ -31,5 +31,4 @@ def _address(url: str) -> str:
     except ValueError:
         return url.partition("?")[0].rpartition("@")[2]
     query = f"?{parts.query}" if parts.query and any(path in parts.path for path in _KEPT_QUERY) else ""
-    more = "?…" if parts.query and not query else ""
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}{more}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}{query}"

@@ -118,13 +118,13 @@ def test_authorities_that_are_not_there_are_named(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("http://a/b.png?X-Amz-Signature=abc&x=1", "http://a/b.png?…"),
+        ("http://a/b.png?X-Amz-Signature=abc&x=1", "http://a/b.png"),
         ("https://me:word@a/b.png", "https://a/b.png"),
         ("data:image/png;base64,iVBORw0KGgo", "data:image/png;base64,…"),
         ("two\nlines", "two lines"),
         ("http://a/data/local-files/?d=a/b.png", "http://a/data/local-files/?d=a/b.png"),
         ("x" * 500, "x" * 159 + "…"),
-        ("'http://a/b?Signature=s' and http://c/d?token=t", "'http://a/b?…' and http://c/d?…"),
+        ("'http://a/b?Signature=s' and http://c/d?token=t", "'http://a/b' and http://c/d"),
     ],
 )
 def test_a_value_in_a_message_is_short_and_without_secrets(text: str, expected: str) -> None:
