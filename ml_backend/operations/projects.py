@@ -44,8 +44,8 @@ def connect(
         label_config=label_config,
         progress=progress,
     )
-    if (step := _taken_in(container, container.ref(project))) is not None:
-        progress(step)
+    if (last := _taken_in(container, container.ref(project))) is not None:
+        progress(last)
     return project
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -53,21 +55,34 @@ class SdkSink:
 
     def upload(self, project: int, files: Sequence[Path]) -> list[str]:
         """Upload files without making tasks of them; returns their addresses in order."""
+        mark = secrets.token_hex(2)
+        names = [f"{mark}{n:04}-{_upload_name(path)}" for n, path in enumerate(files)]
+        path = f"/api/projects/{project}"
         with ExitStack() as stack:
             # One name a part: Label Studio keys the files of a request by it.
             parts = {
-                f"file{n}": (f"{n:04}-{_upload_name(path)}", stack.enter_context(path.open("rb")))
-                for n, path in enumerate(files)
+                f"file{n}": (name, stack.enter_context(file.open("rb")))
+                for n, (name, file) in enumerate(zip(names, files, strict=True))
             }
-            answer = self._studio.call(
-                "POST",
-                f"/api/projects/{project}/import",
-                params={"commit_to_project": "false"},
-                files=parts,
-                timeout=TIMEOUT,
-            )
+            try:
+                answer = self._studio.call(
+                    "POST",
+                    f"{path}/import",
+                    params={"commit_to_project": "false"},
+                    files=parts,
+                    timeout=TIMEOUT,
+                )
+            except Refused as error:
+                if "more than one data key" not in error.message:
+                    raise
+                # It has stored the files, and only then finds that it could make no tasks of them.
+                rows = self._studio.call("GET", f"{path}/file-uploads", params={"all": "true"})
+                stored = {_number(row["file"], mark): row["file"] for row in rows}
+                if not set(range(len(files))) <= set(stored):
+                    raise
+                return [f"/data/{stored[n]}" for n in range(len(files))]
         numbers = sorted(answer["file_upload_ids"])
-        rows = self._studio.call("GET", f"/api/projects/{project}/file-uploads", params={"ids": str(numbers)})
+        rows = self._studio.call("GET", f"{path}/file-uploads", params={"ids": str(numbers)})
         files_of = {row["id"]: row["file"] for row in rows}
         return [f"/data/{files_of[n]}" for n in numbers]
 
@@ -91,6 +106,12 @@ class SdkSink:
                 f"Label Studio answered with {len(ids)} ids for {len(tasks)} tasks.", "Run the import again."
             )
         return ids
+
+
+def _number(stored: str, mark: str) -> int | None:
+    """Which file of an upload with this mark it is; None where it is of another one."""
+    found = re.search(rf"-{mark}(\d{{4}})-", stored)
+    return int(found[1]) if found else None
 
 
 def _upload_name(path: Path) -> str:
