@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from ml_backend.adapters.label_studio.client import HttpLabelStudio
 from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.bootstrap import Container
 from ml_backend.cli.progress import show_report
@@ -56,9 +55,10 @@ def images() -> Iterator[str]:
 class World:
     """A project in Label Studio, a folder, and the command."""
 
-    def __init__(self, studio: HttpLabelStudio, folder: Path, config: str) -> None:
-        self.studio, self.folder, self.control = studio, folder, parse_label_config(config)
-        made = studio.call("POST", "/api/projects/", json={"title": "Import", "label_config": config})
+    def __init__(self, container: Container, folder: Path, config: str) -> None:
+        self.container, self.folder, self.control = container, folder, parse_label_config(config)
+        self.studio = container.studio
+        made = self.studio.call("POST", "/api/projects/", json={"title": "Import", "label_config": config})
         self.project = int(made["id"])
 
     def write(self, name: str, content: Any) -> Path:
@@ -69,15 +69,10 @@ class World:
 
     def run(self, source: Path) -> list[str]:
         """What ``rush import`` says, line by line."""
-        container = Container(Settings.read())
-        told = Console(file=io.StringIO(), markup=False, highlight=False, soft_wrap=True)
-        try:
-            show_report(import_images(container, self.project, source), told)
-        finally:
-            container.close()
-            container.state.close()  # type: ignore[attr-defined]
-        print(told.file.getvalue())  # type: ignore[attr-defined]
-        return str(told.file.getvalue()).splitlines()  # type: ignore[attr-defined]
+        said = io.StringIO()
+        report = import_images(self.container, self.project, source)
+        show_report(report, Console(file=said, markup=False, highlight=False, soft_wrap=True))
+        return said.getvalue().splitlines()
 
     @property
     def records(self) -> list[TaskRecord]:
@@ -90,23 +85,27 @@ class World:
 Make = Callable[..., World]
 
 
+@pytest.fixture(scope="module")
+def container(
+    label_studio: LocalLabelStudio, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Container]:
+    settings = Settings(
+        _env_file=None,
+        LABEL_STUDIO_URL=label_studio.url,
+        LABEL_STUDIO_API_KEY=label_studio.token,
+        redis_url=redis_url,
+        data_dir=tmp_path_factory.mktemp("data"),
+        allowed_hosts="127.0.0.1",
+    )
+    made = Container(settings)
+    yield made
+    made.close()
+    made.state.close()  # type: ignore[attr-defined]
+
+
 @pytest.fixture
-def make(
-    label_studio: LocalLabelStudio, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Make]:
-    studio = HttpLabelStudio(label_studio.url, label_studio.token)
-    given = {
-        "LABEL_STUDIO_URL": label_studio.url,
-        "LABEL_STUDIO_API_KEY": label_studio.token,
-        "RUSH_REDIS_URL": redis_url,
-        "RUSH_DATA_DIR": str(tmp_path / "data"),
-        "RUSH_ALLOWED_HOSTS": "127.0.0.1",
-    }
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-    yield lambda config=CONFIG: World(studio, tmp_path / "set", config)
-    studio.close()
+def make(container: Container, tmp_path: Path) -> Make:
+    return lambda config=CONFIG: World(container, tmp_path, config)
 
 
 def test_a_folder_with_suffixes_and_names_that_label_studio_does_not_take(make: Make) -> None:
@@ -201,7 +200,7 @@ def test_what_label_studio_exports_comes_in_again_with_its_labels(
     )
     token = {"Authorization": f"Token {first.studio._http._token._token}"}
     export = first.studio._http.client.get(
-        f"{first.studio.origin}/api/projects/{first.project}/export",
+        f"{label_studio.url}/api/projects/{first.project}/export",
         params={"exportType": kind},
         headers=token,
     )
