@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from ml_backend.domain.errors import BadRequest, StoreError
 from ml_backend.domain.generation import Array, Generation, untuned
-from ml_backend.domain.model import ContentKey, ProjectRef
+from ml_backend.domain.model import ContentKey, ProjectRef, without_credentials
 from ml_backend.domain.simulated_run import Runner
 from ml_backend.ports import (
     Artifacts,
@@ -69,8 +69,8 @@ class Container:
 
     @cached_property
     def origin(self) -> str:
-        """Label Studio's address, which with a project's id is the project's name."""
-        url = self.settings.label_studio_url.rstrip("/")
+        """Label Studio's address, which with a project's id is the project's name; so without a password."""
+        url = without_credentials(self.settings.label_studio_url).rstrip("/")
         if not url:
             raise BadRequest("LABEL_STUDIO_URL is not set.", "Set it to Label Studio's address.")
         return url

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import ssl
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from ml_backend.domain.errors import BadRequest
+from ml_backend.domain.shown import shown
 
 
 class Settings(BaseSettings):
     """Everything that can be set, each as ``RUSH_<NAME>`` in the environment or in a ``.env`` file."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RUSH_", env_file=".env", extra="ignore", populate_by_name=True
+        env_prefix="RUSH_",
+        env_file=".env",
+        extra="ignore",
+        populate_by_name=True,
+        allow_inf_nan=False,
     )
 
     data_dir: Path = Field(Path(".rush"), description="Features, generations, index and Redis file.")
@@ -40,7 +49,7 @@ class Settings(BaseSettings):
         validation_alias="LABEL_STUDIO_API_KEY",
     )
     host: str = Field("127.0.0.1", description="Address the backend listens on.")
-    port: int = Field(9090, description="Port the backend listens on.")
+    port: int = Field(9090, ge=1, le=65535, description="Port the backend listens on.")
     public_url: str = Field(
         "", description="The backend's address as seen from Label Studio; empty means http://HOST:PORT."
     )
@@ -96,6 +105,43 @@ class Settings(BaseSettings):
     max_body_mb: float = Field(64.0, gt=0, description="Largest request body that is read.")
     log_level: str = Field("INFO", description="Log level.")
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _trimmed(cls, value: Any, info: ValidationInfo) -> Any:
+        """Blanks around a value come from copying and mean nothing; a value of blanks is none."""
+        if not isinstance(value, str):
+            return value
+        return value.strip() or cls.model_fields[str(info.field_name)].default
+
+    @field_validator("label_studio_url", "public_url", "replica_url", "qdrant_url")
+    @classmethod
+    def _web_address(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            fine = parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port)
+        except ValueError:  # its words would show what is before an @
+            fine = False
+        if value and not fine:
+            raise ValueError("not an address like http://host:port")
+        if value and (parts.query or parts.fragment):
+            raise ValueError("an address of a server has no ? and no #")
+        return value
+
+    @field_validator("label_studio_url", "public_url", "replica_url", "qdrant_url", "redis_url")
+    @classmethod
+    def _one_word(cls, value: str) -> str:
+        if any(character.isspace() for character in value):
+            raise ValueError("an address has no blank in it")
+        return value
+
+    @field_validator("log_level")
+    @classmethod
+    def _level(cls, value: str) -> str:
+        known = logging.getLevelNamesMapping()
+        if value.upper() not in known:
+            raise ValueError(f"not one of {', '.join(sorted(known, key=lambda name: known[name]))}")
+        return value.upper()
+
     @property
     def backend_url(self) -> str:
         """The address that Label Studio is told to call."""
@@ -107,13 +153,17 @@ class Settings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            first = error.errors()[0]
+            first = error.errors(include_url=False)[0]
             name = str(first["loc"][0])
             variable = name if name.isupper() else f"RUSH_{name.upper()}"
+            reason = first["msg"].removeprefix("Value error, ")
+            given = shown(str(first["input"]).rpartition("@")[2], 60)  # before an @ may be a password
             raise BadRequest(
-                f"{variable} is {first['input']!r}: {first['msg']}.",
+                f"{variable} is {given!r}: {reason}.",
                 "Set another value, in the environment or in .env; README.md has the table of settings.",
             ) from None
+        except UnicodeDecodeError as error:
+            raise BadRequest(f".env is not UTF-8: {error}.", "Save it as UTF-8.") from None
 
     def environment(self) -> dict[str, str]:
         """These settings as environment variables, for a process that is to have the same."""
@@ -123,3 +173,27 @@ class Settings(BaseSettings):
             text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
             found[str(field.validation_alias or f"RUSH_{name.upper()}")] = text
         return found
+
+
+def authorities() -> ssl.SSLContext | bool:
+    """Who vouches for https servers: SSL_CERT_FILE and SSL_CERT_DIR, else REQUESTS_CA_BUNDLE.
+
+    True where none is set: the usual ones. BadRequest where one names nothing that can be read.
+    """
+    given = {name: os.environ.get(name, "").strip() for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+    if not any(given.values()):
+        given = {"REQUESTS_CA_BUNDLE": os.environ.get("REQUESTS_CA_BUNDLE", "").strip()}
+    context = None
+    for name, place in given.items():
+        if not place:
+            continue
+        context = context or ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        folders = any(Path(folder).is_dir() for folder in place.split(os.pathsep))
+        try:
+            context.load_verify_locations(**{"capath" if folders else "cafile": place})
+        except OSError as error:  # ssl.SSLError is one
+            raise BadRequest(
+                f"{name} is {place!r}, which holds no certificates that can be read: {error}.",
+                "Name a PEM file of the authorities to trust.",
+            ) from None
+    return True if context is None else context

@@ -23,6 +23,7 @@ from ml_backend.domain.events import (
     TrainingAsked,
     Unspecified,
 )
+from ml_backend.domain.image_key import texts_of, value_at
 from ml_backend.domain.model import (
     MODEL_VERSION,
     Annotation,
@@ -293,9 +294,13 @@ def content_key_of(task: Task) -> str:
     return key if isinstance(key, str) and re.fullmatch("[0-9a-f]{32}", key) else ""
 
 
+def images_of(task: Task, control: Control) -> list[str]:
+    """The addresses of the task's images: none, one, or as many as its list has."""
+    return [
+        address for each in texts_of(value_at(task.data, control.image_key)) if (address := text_of(each))
+    ]
+
+
 def image_of(task: Task, control: Control) -> str:
-    """The address of the task's image, or nothing."""
-    value = task.data.get(control.image_key)
-    if isinstance(value, Sequence) and not isinstance(value, str) and value:
-        value = value[0]
-    return text_of(value)
+    """The address of the task's image, of the first where there is a list of them; or nothing."""
+    return next(iter(images_of(task, control)), "")

@@ -37,7 +37,7 @@ def show_sample(sample: AuditSample, project: int, console: Console) -> None:
         console.print(
             "[yellow]That is more than half of them:[/] the model is not good enough for much more yet, or "
             "there are few images. Label more first, or give a larger --error.",
-            highlight=False,
+            markup=True,
         )
 
 
@@ -90,7 +90,7 @@ def show_status(found: CertificationStatus, project: int, human_error: float, co
     """Say what may be taken over now, or what is lacking and how long that takes."""
 
     def say(text: str) -> None:
-        console.print(text, highlight=False)
+        console.print(text, markup=True)  # numbers and words of ours only
 
     sample, target, tested = found.sample, found.sample.target, found.accepted
     say(

@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from ml_backend.domain.errors import RushError
 
 if TYPE_CHECKING:
     from ml_backend.bootstrap import Container
 
-console = Console(stderr=True)
+console = Console(stderr=True, markup=False, emoji=False, highlight=False, soft_wrap=True)
+"""Prints what it is given as it is: names have brackets and colons of their own. ``Text`` has colours."""
 
 COMMANDS = {
     "audit": "certify",
@@ -60,23 +61,21 @@ class Group(click.Group):
             return super().invoke(ctx)
         except RushError as error:
             told = f"{flag(error.field)} {error.message}" if error.field else error.message
-            console.print(f"[red]{escape(told)}[/]", highlight=False)
+            console.print(Text(told, "red"))
             if error.hint:
-                console.print(escape(error.hint), highlight=False)
+                console.print(error.hint)
             sys.exit(1)
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] in ("", "ml_backend", "strategies"):
                 raise
-            console.print(f"[red]{error.name} is not installed here, and this command needs it.[/]")
-            console.print("pip install 'label-studio-rush\\[worker]', or run it in the worker's container.")
+            console.print(Text(f"{error.name} is not installed here, and this command needs it.", "red"))
+            console.print("pip install 'label-studio-rush[worker]', or run it in the worker's container.")
             sys.exit(1)
         except OSError as error:
             if error.filename is None:
                 raise
-            console.print(f"[red]{escape(str(error.filename))}: {error.strerror}.[/]", highlight=False)
-            console.print(
-                "RUSH_DATA_DIR must be a folder to write to, with room on its disk.", highlight=False
-            )
+            console.print(Text(f"{error.filename}: {error.strerror}.", "red"))
+            console.print("RUSH_DATA_DIR must be a folder to write to, with room on its disk.")
             sys.exit(1)
         except KeyboardInterrupt:
             console.print("Stopped.")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import click
+from rich.text import Text
 
 from ml_backend.cli.main import console, open_container
 
@@ -51,7 +52,7 @@ def start() -> None:
     settings = open_container(logs=True).settings
     require_auth_if_public(settings)
     with local_rush(settings, console.print) as running:
-        console.print(f"Rush answers on [bold]{settings.backend_url}[/]. Ctrl+C stops it.")
+        console.print(Text.assemble("Rush answers on ", (settings.backend_url, "bold"), ". Ctrl+C stops it."))
         _wait(running.check)
 
 

@@ -19,12 +19,15 @@ from rich.progress import Progress as Bars
 from rich.progress import Task as Bar
 from rich.text import Text
 
+from ml_backend.domain.shown import shown
 from ml_backend.services.connecting.connect import Step
 from ml_backend.services.connecting.hotkeys import KEY
 from ml_backend.services.datasets.importer import ImportReport, Progress
 
 SHOWN = 20
 """Skipped files that are listed; the rest is counted."""
+LINE = 200
+"""The longest line about one of them."""
 
 
 class Rate(ProgressColumn):
@@ -40,7 +43,7 @@ class Rate(ProgressColumn):
 def stages(console: Console) -> Iterator[Progress]:
     """Draw what the importer reports."""
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         Rate(),
@@ -58,11 +61,16 @@ def stages(console: Console) -> Iterator[Progress]:
 
 
 def show_report(report: ImportReport, console: Console) -> None:
-    """Say what became of the images."""
+    """Say what became of the images: one line for each that was skipped."""
     for name, reason in report.skipped[:SHOWN]:
-        console.print(f"[yellow]skipped[/] {name}: {reason}", highlight=False)
+        reason = shown(reason, LINE - 60)
+        console.print(Text("skipped", "yellow"), f"{shown(name, LINE - 12 - len(reason))}: {reason}")
     if len(report.skipped) > SHOWN:
         console.print(f"… and {len(report.skipped) - SHOWN} more.")
+    for note in report.notes[:SHOWN]:
+        console.print(Text("note", "yellow"), shown(note, LINE))
+    if len(report.notes) > SHOWN:
+        console.print(f"… and {len(report.notes) - SHOWN} more notes.")
     console.print(
         f"{report.imported} images imported, {report.duplicates} there already, "
         f"{len(report.skipped)} skipped, in {report.seconds:.0f} s."
@@ -71,8 +79,8 @@ def show_report(report: ImportReport, console: Console) -> None:
 
 def show_step(step: Step, console: Console) -> None:
     """Say what one step of connecting did."""
-    mark = "[yellow]·[/]" if step.outcome == "open" else "[green]✓[/]"
-    console.print(f"{mark} {step.name}: {step.detail or step.outcome}", highlight=False)
+    mark = Text("·", "yellow") if step.outcome == "open" else Text("✓", "green")
+    console.print(mark, f"{step.name}: {step.detail or step.outcome}")
 
 
 class ConsoleNarrator:
@@ -83,11 +91,11 @@ class ConsoleNarrator:
 
     def say(self, line: str) -> None:
         """Print a line as it is."""
-        self._console.print(line, markup=False)
+        self._console.print(line)
 
     def waiting(self, what: str) -> AbstractContextManager[object]:
         """A spinner."""
-        return self._console.status(what)
+        return self._console.status(Text(what))
 
     def stages(self) -> AbstractContextManager[Progress]:
         """A bar for each stage."""
@@ -103,12 +111,16 @@ class ConsoleNarrator:
 
     def ready(self, address: str, user: str, password: str) -> None:
         """Print the invitation to label."""
-        lines = (
-            f"[bold]{address}[/]",
-            f"Log in as {user} with password {password}, then press [bold]Label All Tasks[/]",
-            "",
-            f"[bold]{KEY}[/] accepts the suggestion · a digit key corrects it, then [bold]{KEY}[/] submits",
-            "After the first few answers suggestions appear; the queue follows what you label.",
-            "Ctrl+C here stops everything and keeps your labels.",
+        key = (KEY, "bold")
+        lines = Text.assemble(
+            (address, "bold"),
+            f"\nLog in as {user} with password {password}, then press ",
+            ("Label All Tasks", "bold"),
+            "\n\n",
+            key,
+            " accepts the suggestion · a digit key corrects it, then ",
+            key,
+            " submits\nAfter the first few answers suggestions appear; the queue follows what you label.",
+            "\nCtrl+C here stops everything and keeps your labels.",
         )
-        self._console.print(Panel("\n".join(lines), title="Ready to label", expand=False))
+        self._console.print(Panel(lines, title="Ready to label", expand=False))

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-from rich.markup import escape
+from rich.text import Text
 
 from ml_backend.cli.main import console, open_container, project_option
 from ml_backend.domain.errors import BadRequest
+from ml_backend.domain.shown import shown
 
 if TYPE_CHECKING:
     from ml_backend.services.connecting.doctor import Finding
@@ -79,14 +80,15 @@ def doctor(project: int) -> None:
 
 def _show_finding(finding: Finding) -> None:
     if finding.ok:
-        said = f": {escape(finding.value)}" if finding.value else ""
-        console.print(f"[green]✓[/] {finding.check}{said}", highlight=False)
+        console.print(
+            Text("✓", "green"), finding.check + (f": {shown(finding.value)}" if finding.value else "")
+        )
         return
-    mark = "[yellow]·[/]" if finding.ok is None or finding.warning else "[red]✗[/]"
-    value = f" ({finding.value})" if finding.value else ""
-    console.print(f"{mark} {finding.check}: {finding.problem}{value}", highlight=False)
+    mark = Text("·", "yellow") if finding.ok is None or finding.warning else Text("✗", "red")
+    value = f" ({shown(finding.value)})" if finding.value else ""
+    console.print(mark, f"{finding.check}: {finding.problem}{value}")
     if finding.fix:
-        console.print(f"    → {finding.fix}", highlight=False)
+        console.print(f"    → {finding.fix}")
 
 
 @click.command()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import click
-from rich.markup import escape
+from rich.text import Text
 
 from ml_backend.cli.main import console, open_container, project_option
 
@@ -31,9 +31,9 @@ def list_strategies() -> None:
     import strategies
 
     for family, members in strategies.families().items():
-        console.print(f"[dim]{family}[/]", highlight=False)
+        console.print(Text(family, "dim"))
         for member in members:
             form = member.form if isinstance(member, strategies.Factory) else member.name
             needs = ", ".join(strategies.get(member.name).needs)
-            line = f"  [bold]{escape(f'{form:28}')}[/] {escape(member.summary)}"
-            console.print(line + (f" [dim]({needs})[/]" if needs else ""), highlight=False, soft_wrap=True)
+            line = Text.assemble("  ", (f"{form:28}", "bold"), f" {member.summary}")
+            console.print(line.append(f" ({needs})", "dim") if needs else line)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ml_backend.domain.image_key import is_key
 from ml_backend.domain.label_config import Surroundings, is_on, outermost
 from ml_backend.domain.model import Suggestion, text_of
 
@@ -30,6 +31,8 @@ class Choices:
     image_key: str
     classes: tuple[str, ...]
     multiple: bool = False
+    image_list: bool = False
+    """The image's value is a list (valueList), of which the first is what is seen."""
     renames: tuple[tuple[str, str], ...] = ()
     """Classes that are called otherwise by now: (name in old answers, what it became)."""
     others: tuple[str, ...] = field(default=(), compare=False)
@@ -180,8 +183,8 @@ def parse(tag: ET.Element, around: Surroundings, images: Mapping[str, ET.Element
     if image is None:
         return f"toName={tag.get('toName')!r} is no Image"
     value = images[image].get("value") or images[image].get("valueList") or ""
-    key = value.removeprefix("$")
-    if not value.startswith("$") or not key or "$" in key:
+    key = value.strip().removeprefix("$")
+    if not value.strip().startswith("$") or not is_key(key):
         return f"its image's value {value!r} is not one $KEY of the task"
     if tag.get("value") or tag.get("apiUrl"):
         return "its choices come from the task or from elsewhere, so there is no fixed list of classes"
@@ -196,4 +199,12 @@ def parse(tag: ET.Element, around: Surroundings, images: Mapping[str, ET.Element
     multiple = tag.get("choice", "single").lower() == "multiple"
     if not classes or (len(classes) == 1 and not multiple):
         return "it has no Choice" if not classes else f"it has one Choice only, {classes[0]!r}"
-    return Choices(from_name=name, to_name=image, image_key=key, classes=classes, multiple=multiple)
+    several = not images[image].get("value")
+    return Choices(
+        from_name=name,
+        to_name=image,
+        image_key=key,
+        classes=classes,
+        multiple=multiple,
+        image_list=several,
+    )

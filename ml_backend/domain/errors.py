@@ -94,6 +94,10 @@ class LabelStudioError(RushError):
     code = "label_studio_error"
 
 
+class Refused(LabelStudioError):
+    """Label Studio took the request and refused what was in it: something else in it may be fine."""
+
+
 class Unavailable(RushError):
     """Another process of ours has to answer, and does not."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, NewType
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 TaskId = NewType("TaskId", int)
 AnnotationId = NewType("AnnotationId", int)
@@ -36,6 +38,12 @@ class LabelState(IntEnum):
     MACHINE = 3
 
 
+def without_credentials(url: str) -> str:
+    """The address without user and password."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else url
+
+
 @dataclass(frozen=True, slots=True)
 class ProjectRef:
     """One Label Studio project of one Label Studio instance."""
@@ -45,10 +53,16 @@ class ProjectRef:
 
     @property
     def slug(self) -> str:
-        """A name that is safe in a file path and a Redis key, unique per origin and project."""
-        parts = urlsplit(self.origin)
-        host = (parts.netloc or parts.path).replace(":", "_").replace("/", "_")
-        return f"{parts.scheme}_{host}_{self.id}"
+        """A name that is safe in a file path and a Redis key, unique per origin and project.
+
+        Several Label Studios may share a host, each below a path of its own.
+        """
+        parts = urlsplit(without_credentials(self.origin))
+        name = (parts.netloc or parts.path).replace(":", "_").replace("/", "_")
+        if parts.netloc and (path := parts.path.strip("/")):
+            digest = hashlib.blake2b(path.encode(), digest_size=4).hexdigest()
+            name += f"_{re.sub('[^A-Za-z0-9.-]', '_', path)[:60]}-{digest}"
+        return f"{parts.scheme}_{name}_{self.id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from ml_backend.bootstrap import Container
 from ml_backend.controls import taken_in
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.events import StrategyChosen
+from ml_backend.domain.model import ProjectRef
 from ml_backend.operations.default_config import default_label_config
 from ml_backend.services.connecting import connect as connecting
 from ml_backend.services.connecting.connect import Step
@@ -55,7 +56,21 @@ def connect(
     revive(container.ref(project), container.state, container.jobs)
     if control is not None or renames:
         container.jobs.enqueue("sync", container.ref(project))  # answers are read anew
+    if (last := _taken_in(container, container.ref(project))) is not None:
+        progress(last)
     return project
+
+
+def _taken_in(container: Container, ref: ProjectRef) -> Step | None:
+    """Have a worker read a project of which nothing is known here: a Label Studio may have moved."""
+    if container.state.tasks(ref):
+        return None
+    container.jobs.enqueue("sync", ref)
+    detail = "a worker reads them from Label Studio now"
+    moved = [known.origin for known in container.state.projects() if known.id == ref.id and known != ref]
+    if moved:
+        detail += f"; project {ref.id} of {', '.join(moved)} stays apart, with its strategy and audit samples"
+    return Step("tasks", "open", detail)
 
 
 def choose_strategy(container: Container, project: int, name: str) -> None:

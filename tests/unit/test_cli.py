@@ -13,7 +13,12 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from ml_backend.cli.main import COMMANDS, main
+from ml_backend.cli import projects
+from ml_backend.cli.main import COMMANDS, console, flag, main
+from ml_backend.cli.progress import ConsoleNarrator, show_report, show_step
+from ml_backend.services.connecting.connect import Step
+from ml_backend.services.connecting.doctor import Finding
+from ml_backend.services.datasets.importer import ImportReport
 from ml_backend.settings import Settings
 from tests.serving import serving
 
@@ -85,3 +90,36 @@ def test_every_command_is_in_the_module_that_the_table_says() -> None:
         assert command is not None
         assert command.name == name
     assert group.get_command(click.Context(group), "nonsense") is None
+
+
+NAMES = ["cat [copy].png", "[red]dog[/].png", "[/].png", ":cat: [bold].png", "a\\[b].png"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_printed_as_they_are_wherever_they_stand(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_report(ImportReport(0, 0, [(name, f"There is no file {name}.")], 0.0, [f"1 row: {name}"]), console)
+    show_step(Step("project", "done", f"{name!s} is project 1"), console)
+    projects._show_finding(Finding(name, False, name, name, name))
+    ConsoleNarrator(console).say(name)
+    said = capsys.readouterr().err
+    assert said.count(name) == 9, said
+    assert len(said.splitlines()) == 7
+
+
+def test_a_skipped_image_takes_one_line_of_200_letters_at_most(capsys: pytest.CaptureFixture[str]) -> None:
+    long = "data:image/png;base64," + "A" * 180_000
+    skipped = [(f"tasks.json task {n}: {long}", f"can't read {long}\n{'x' * 400}") for n in range(3)]
+    show_report(ImportReport(0, 0, skipped, 0.0), console)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= 200
+    assert "AAAA" not in lines[0]
+
+
+def test_an_error_about_a_name_with_brackets_names_it(tmp_path: Path) -> None:
+    (tmp_path / "notes [copy].txt").touch()
+    given = ["import", "--project", "1", str(tmp_path / "no [copy].csv")]
+    assert "no [copy].csv" in CliRunner().invoke(main, given).output
+    assert flag("a_b") == "--a-b"

@@ -6,6 +6,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import pytest
+
 from ml_backend.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -23,6 +25,24 @@ def test_every_variable_of_ours_is_a_setting() -> None:
     given = set(re.findall(r"^\s+(RUSH_\w+):", COMPOSE, re.MULTILINE))
     assert given
     assert given <= known
+
+
+def test_every_setting_reaches_backend_and_workers_but_those_that_the_container_decides() -> None:
+    decided = {"DATA_DIR", "HOST", "PORT", "REPLICA_URL"}
+    block = COMPOSE.partition("x-rush-environment:")[2].partition("\nservices:")[0]
+    passed = dict(re.findall(r"^  (\w+):(.*)$", block, re.MULTILINE))
+    for name, field in Settings.model_fields.items():
+        variable = str(field.validation_alias or f"RUSH_{name.upper()}")
+        assert variable in passed or name.upper() in decided, variable
+    assert "${RUSH_ALLOWED_HOSTS" in passed["RUSH_ALLOWED_HOSTS"]
+    assert COMPOSE.count("environment: *rush-environment") == 3  # backend, worker, demo
+    assert COMPOSE.count("<<: *rush-environment") == 1  # the worker with a GPU
+
+
+def test_a_setting_that_is_passed_on_empty_has_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"RUSH_{name.upper()}", " ")
+    assert Settings(_env_file=None).model_dump() == Settings.model_construct().model_dump()
 
 
 def test_the_example_sets_what_the_compose_file_reads_and_all_that_it_demands() -> None:

@@ -1,13 +1,17 @@
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from ml_backend.adapters.models.decode import Limits, decode
 from ml_backend.domain.errors import BadImage
@@ -174,6 +178,94 @@ def test_stray_bytes_that_browsers_accept_are_accepted() -> None:
     assert_corners(data + b"stray bytes behind the end", RED, GREEN, BLUE, WHITE, within=10)
     start = data.index(b"\xff\xda")
     assert_corners(data[:start] + b"\x00\x01" + data[start:], RED, GREEN, BLUE, WHITE, within=10)
+
+
+@pytest.mark.parametrize("lost", [1, 2])
+@pytest.mark.parametrize(
+    ("mode", "options"), [("RGB", {}), ("L", {}), ("CMYK", {}), ("RGB", {"progressive": True})]
+)
+def test_a_jpeg_that_lacks_only_its_end_is_decoded(mode: str, options: dict[str, object], lost: int) -> None:
+    data = encode(quadrants().convert(mode), "JPEG", quality=95, **options)
+    assert data.endswith(b"\xff\xd9")
+    assert np.array_equal(decode(data[:-lost], SIZE), decode(data, SIZE))
+
+
+def chunks(data: bytes) -> list[bytes]:
+    """A PNG's chunks, each with its length and checksum."""
+    found, at = [], 8
+    while at < len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        found.append(data[at:end])
+        at = end
+    return found
+
+
+def test_a_png_whose_header_fails_its_checksum_is_called_damaged() -> None:
+    data = bytearray(encode(quadrants(), "PNG"))
+    data[29] ^= 0xFF
+    with pytest.raises(BadImage, match="damaged: it starts like a PNG") as caught:
+        decode(bytes(data), SIZE)
+    assert "Use one of" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "data", [b"GIF89a", b"RIFF\x10\0\0\0WEBPVP8 ", b"II*\0" + b"\0" * 20, b"\xff\xd8\xff\xe0"]
+)
+def test_a_file_with_the_start_of_an_image_is_never_told_to_become_one(data: bytes) -> None:
+    with pytest.raises(BadImage) as caught:
+        decode(data, SIZE)
+    assert "Use one of" not in str(caught.value)
+
+
+def test_damage_beside_the_pixels_of_a_png_costs_nothing() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("note", "hello")
+    whole = encode(quadrants(), "PNG", pnginfo=info)
+    parts = chunks(whole)
+    spoilt = [part[:-1] + bytes([part[-1] ^ 1]) if part[4:8] == b"tEXt" else part for part in parts]
+    assert spoilt != parts
+    for data in (whole[:8] + b"".join(spoilt), whole[:-12], whole[:-5]):
+        assert np.array_equal(decode(data, SIZE), decode(whole, SIZE))
+
+
+LARGE = {
+    "rgba.png": 'rgb.putalpha(grey); rgb.save(out, "PNG", compress_level=1)',
+    "la.png": 'Image.merge("LA", [grey, grey]).save(out, "PNG", compress_level=1)',
+    "transparent colour.png": 'rgb.save(out, "PNG", transparency=(1, 2, 3), compress_level=1)',
+    "palette.png": 'rgb.quantize(16).save(out, "PNG", transparency=3, compress_level=1)',
+    "palette.gif": 'rgb.quantize(16).save(out, "GIF", transparency=3)',
+    "16 bits.png": 'Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save(out, "PNG")',
+    "turned.png": 'exif = Image.Exif(); exif[0x0112] = 6; rgb.save(out, "PNG", exif=exif, compress_level=1)',
+    "cmyk.jpg": 'rgb.convert("CMYK").save(out, "JPEG")',
+    "progressive.jpg": 'rgb.save(out, "JPEG", progressive=True)',
+}
+MAKE = """
+import io, sys
+import numpy as np
+from PIL import Image
+ramp = np.linspace(0, 255, 4000).astype(np.uint8)
+grey = Image.fromarray(np.ascontiguousarray(np.broadcast_to(ramp, (3000, 4000))))
+rgb, out = Image.merge("RGB", [grey, grey, grey]), io.BytesIO()
+{save}
+sys.stdout.buffer.write(out.getvalue())
+"""
+MEASURE = """
+import sys
+from ml_backend.adapters.models.decode import decode
+peak = lambda: int(next(l for l in open("/proc/self/status") if l.startswith("VmHWM")).split()[1]) * 1024
+data, before = sys.stdin.buffer.read(), peak()
+decode(data, 224)
+print((peak() - before) / 12e6)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="measures as Linux does")
+@pytest.mark.parametrize("kind", LARGE)
+def test_a_large_picture_takes_no_more_than_8_bytes_per_pixel(kind: str) -> None:
+    save = LARGE[kind]
+    run = partial(subprocess.run, capture_output=True, check=True)
+    data = run([sys.executable, "-c", MAKE.format(save=save)]).stdout
+    assert float(run([sys.executable, "-c", MEASURE], input=data).stdout) <= 8
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow warns about what is odd in the metadata of broken files

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,9 +13,12 @@ import httpx
 from label_studio_sdk import LabelStudio as Sdk
 from label_studio_sdk.core.api_error import ApiError
 
-from ml_backend.domain.errors import LabelStudioError
+from ml_backend.adapters.label_studio.transport import REFUSALS, unreachable
+from ml_backend.domain.errors import LabelStudioError, Refused
 from ml_backend.domain.model import TaskId
+from ml_backend.domain.shown import shown
 from ml_backend.ports import LabelStudio
+from ml_backend.settings import authorities
 
 TIMEOUT = 600.0
 
@@ -22,7 +27,7 @@ class SdkSink:
     """Creates tasks, storages and uploads; LabelStudioError where Label Studio refuses."""
 
     def __init__(self, url: str, token: str, studio: LabelStudio) -> None:
-        self._http = httpx.Client(timeout=TIMEOUT)
+        self._http = httpx.Client(timeout=TIMEOUT, verify=authorities())
         self._sdk = Sdk(base_url=url, api_key=token, timeout=TIMEOUT, httpx_client=self._http)
         self._studio = studio
 
@@ -50,21 +55,34 @@ class SdkSink:
 
     def upload(self, project: int, files: Sequence[Path]) -> list[str]:
         """Upload files without making tasks of them; returns their addresses in order."""
+        mark = secrets.token_hex(2)
+        names = [f"{mark}{n:04}-{_upload_name(path)}" for n, path in enumerate(files)]
+        path = f"/api/projects/{project}"
         with ExitStack() as stack:
             # One name a part: Label Studio keys the files of a request by it.
             parts = {
-                f"file{n}": (f"{n:04}-{path.name}", stack.enter_context(path.open("rb")))
-                for n, path in enumerate(files)
+                f"file{n}": (name, stack.enter_context(file.open("rb")))
+                for n, (name, file) in enumerate(zip(names, files, strict=True))
             }
-            answer = self._studio.call(
-                "POST",
-                f"/api/projects/{project}/import",
-                params={"commit_to_project": "false"},
-                files=parts,
-                timeout=TIMEOUT,
-            )
+            try:
+                answer = self._studio.call(
+                    "POST",
+                    f"{path}/import",
+                    params={"commit_to_project": "false"},
+                    files=parts,
+                    timeout=TIMEOUT,
+                )
+            except Refused as error:
+                if "more than one data key" not in error.message:
+                    raise
+                # It has stored the files, and only then finds that it could make no tasks of them.
+                rows = self._studio.call("GET", f"{path}/file-uploads", params={"all": "true"})
+                stored = {_number(row["file"], mark): row["file"] for row in rows}
+                if not set(range(len(files))) <= set(stored):
+                    raise
+                return [f"/data/{stored[n]}" for n in range(len(files))]
         numbers = sorted(answer["file_upload_ids"])
-        rows = self._studio.call("GET", f"/api/projects/{project}/file-uploads", params={"ids": str(numbers)})
+        rows = self._studio.call("GET", f"{path}/file-uploads", params={"ids": str(numbers)})
         files_of = {row["id"]: row["file"] for row in rows}
         return [f"/data/{files_of[n]}" for n in numbers]
 
@@ -78,10 +96,36 @@ class SdkSink:
                 request_options={"max_retries": 0},  # a request that failed late may have made the tasks
             )
         except ApiError as error:
-            raise LabelStudioError(f"Label Studio refused {len(tasks)} tasks: {error.body}.") from None
+            kind = Refused if error.status_code in REFUSALS else LabelStudioError
+            raise kind(f"Label Studio refused {len(tasks)} tasks: {_reason(error.body)}.") from None
+        except httpx.HTTPError as error:
+            raise unreachable("POST", f"/api/projects/{project}/import", error) from None
         ids = [TaskId(int(task)) for task in answer.task_ids or ()]
         if len(ids) != len(tasks):
             raise LabelStudioError(
                 f"Label Studio answered with {len(ids)} ids for {len(tasks)} tasks.", "Run the import again."
             )
         return ids
+
+
+def _number(stored: str, mark: str) -> int | None:
+    """Which file of an upload with this mark it is; None where it is of another one."""
+    found = re.search(rf"-{mark}(\d{{4}})-", stored)
+    return int(found[1]) if found else None
+
+
+def _upload_name(path: Path) -> str:
+    """A name that Label Studio takes: it knows JPEG files by two suffixes only, and cuts no long name."""
+    suffix = ".jpg" if path.suffix.lower() in (".jfif", ".jpe") else path.suffix
+    return path.stem[:60] + suffix
+
+
+def _reason(body: object) -> str:
+    """Label Studio's own words without the copies of what was sent that it puts behind them."""
+    if isinstance(body, Mapping):
+        errors = body.get("validation_errors") or body.get("detail") or body
+        while isinstance(errors, (Mapping, list)) and errors:
+            rows = errors.values() if isinstance(errors, Mapping) else errors
+            errors = next((row for row in rows if row), "")  # the first of them, of one task
+        body = errors
+    return shown(str(body).partition(" :: ")[0], 160).rstrip(".")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 from tenacity import (
@@ -22,8 +23,12 @@ from tenacity import (
 )
 
 from ml_backend.domain.deadline import LEAST, left
-from ml_backend.domain.errors import LabelStudioError, NotFound, RushError, Unauthorized
+from ml_backend.domain.errors import LabelStudioError, NotFound, Refused, RushError, Unauthorized
+from ml_backend.domain.shown import shown
+from ml_backend.settings import authorities
 
+REFUSALS = frozenset({400, 413, 415, 422})
+"""Statuses that may be due to one of the things in a request."""
 _RETRY_STATUS = frozenset({502, 503, 504})
 _TRIES = 3
 _WAITS = wait_chain(wait_random(0.05, 0.15), wait_random(0.2, 0.6))
@@ -34,8 +39,9 @@ _STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)  # a kep
 class Token(httpx.Auth):
     """A legacy token as it is, or a JWT personal access token exchanged for short-lived access tokens.
 
-    Sent to ``origin`` and to nobody else. Safe for many threads without a lock, under which a submit would
-    wait for somebody else's exchange: two that exchange at once get two tokens, and both are good.
+    Sent to ``origin``, below its path, and to nobody else. Safe for many threads without a lock, under
+    which a submit would wait for somebody else's exchange: two that exchange at once get two tokens, and
+    both are good.
     """
 
     def __init__(self, token: str, origin: str) -> None:
@@ -47,7 +53,7 @@ class Token(httpx.Auth):
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Authorize the request; exchange anew where less than 30 s are left, and once after a 401."""
-        if _site(request.url) != _site(self._origin):
+        if not self._is_inside(request.url):
             yield request
             return
         if not self._jwt:
@@ -64,6 +70,12 @@ class Token(httpx.Auth):
                 yield from self._exchange(request)
             request.headers["Authorization"] = f"Bearer {self._access}"
             yield request
+
+    def _is_inside(self, url: httpx.URL) -> bool:
+        """Whether the address is this Label Studio's: its host, and below its path."""
+        path = unquote(url.path)
+        below = path.startswith(self._origin.path.rstrip("/") + "/") and ".." not in path.split("/")
+        return below and _site(url) == _site(self._origin)
 
     def _exchange(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         url = f"{str(self._origin).rstrip('/')}/api/token/refresh/"
@@ -106,7 +118,10 @@ class Transport:
             # Label Studio's own server sends head and body apart: on a kept connection the kernel holds the
             # body back for 40 ms (Nagle against delayed acknowledgements); a fresh one costs 1 ms.
             headers["Connection"] = "close"
-        self.client = httpx.Client(timeout=timeout, headers=headers, trust_env=False)
+        hooks = {"response": [_keep_location]}
+        self.client = httpx.Client(
+            timeout=timeout, headers=headers, trust_env=False, verify=authorities(), event_hooks=hooks
+        )
         self._token = Token(token, self.origin)
 
     def request(self, method: str, path: str, *, timeout: float | None = None, **request: Any) -> Any:
@@ -140,7 +155,7 @@ class Transport:
 
     @contextmanager
     def stream(self, url: str, *, authorised: bool) -> Iterator[httpx.Response]:
-        """One GET whose body the caller reads; redirects are the caller's to judge."""
+        """One GET whose body the caller reads; redirects (``extensions["location"]``) are the caller's."""
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         auth = self._token if authorised else None
         with self.client.stream("GET", url, headers=headers, auth=auth, follow_redirects=False) as reply:
@@ -149,6 +164,12 @@ class Transport:
     def close(self) -> None:
         """Close every connection."""
         self.client.close()
+
+
+def _keep_location(reply: httpx.Response) -> None:
+    """Take a redirect's address out of httpx's sight: it reads it in advance and fails where it can't."""
+    if "location" in reply.headers:
+        reply.extensions["location"] = reply.headers.pop("location")
 
 
 def _last(tried: RetryCallState) -> Any:
@@ -202,7 +223,8 @@ def failure(method: str, url: str, reply: httpx.Response) -> RushError:
         "start it with SSRF_PROTECTION_ENABLED=false and ML_BLOCK_LOCAL_IP=false.",
         413: "Send fewer tasks at once, or raise Label Studio's DATA_UPLOAD_MAX_MEMORY_SIZE.",
     }
-    return LabelStudioError(message, hints.get(reply.status_code, "See Label Studio's log for the cause."))
+    kind = Refused if reply.status_code in REFUSALS else LabelStudioError
+    return kind(message, hints.get(reply.status_code, "See Label Studio's log for the cause."))
 
 
 def _detail(reply: httpx.Response) -> str:
@@ -211,9 +233,9 @@ def _detail(reply: httpx.Response) -> str:
     except (ValueError, RecursionError):
         body = None
     if not isinstance(body, dict):
-        return (reply.text[:200] or reply.reason_phrase).strip()
+        return shown(reply.text[:2000] or reply.reason_phrase, 200)
     errors = body.get("validation_errors")
     said = [str(body[name]) for name in ("detail", "error") if body.get(name)]
     if errors:
         said.append(json.dumps(errors, ensure_ascii=False))
-    return (" ".join(said) or json.dumps(body, ensure_ascii=False))[:500]
+    return shown(" ".join(said) or json.dumps(body, ensure_ascii=False), 500)

@@ -9,8 +9,10 @@ neighbours.
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +30,22 @@ FORMATS = tuple(name for name in _WANTED if name in Image.OPEN)
 
 # Pillow's own limit warns or raises at a fixed size; ours is set by the user and checked before decoding.
 Image.MAX_IMAGE_PIXELS = None
+
+
+GAP = 2.0
+"""How many times the size is left to the last, fine step of scaling."""
+STRIP = 1_000_000
+"""Pixels that are converted at once."""
+
+_JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
+_STARTS: dict[str, tuple[bytes, ...]] = {
+    "PNG": (_PNG,),
+    "JPEG": (_JPEG + b"\xff",),
+    "GIF": (b"GIF8",),
+    "WEBP": (b"RIFF",),
+    "TIFF": (b"II*\0", b"MM\0*"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +73,29 @@ def decode(data: bytes, size: int, limits: Limits = DEFAULT_LIMITS) -> Pixels:
             "Raise RUSH_MAX_IMAGE_MB or shrink the image.",
         )
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image, limits)
-            pixels, orientation = _pixels(image, data, size)
+        return _decode(data, size, limits)
     except BadImage:
         raise
     except Exception as error:  # noqa: BLE001 - Pillow's decoders raise anything on hostile files
-        raise _explain(error, data) from None
+        problem = _explain(error, data)
+    mended = _mended(data, size)
+    if mended is None:
+        raise problem
+    try:
+        return _decode(mended, size, limits)
+    except BadImage:
+        raise
+    except Exception:  # noqa: BLE001
+        raise problem from None
+
+
+def _decode(data: bytes, size: int, limits: Limits) -> Pixels:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_pixels(image, limits)
+        orientation = int(image.getexif().get(0x0112, 1))
+        pixels = _squash(image, data, size)
     # A square is as square when turned: turning 224 px instead of 12 megapixels costs nothing.
-    return _upright(_squash(pixels, size), orientation)
+    return _upright(pixels, orientation)
 
 
 def _check_pixels(image: Image.Image, limits: Limits) -> None:
@@ -76,42 +108,73 @@ def _check_pixels(image: Image.Image, limits: Limits) -> None:
         )
 
 
-def _pixels(image: Image.Image, data: bytes, size: int) -> tuple[Pixels, int]:
-    orientation = int(image.getexif().get(0x0112, 1))
+def _squash(image: Image.Image, data: bytes, size: int) -> Pixels:
+    """The picture in (size, size, 3).
+
+    Pillow's filter and not cv2's, whose features are 0.9979 like those of the usual PIL pipeline: they must
+    stay comparable with features that others compute. Twice the size first where there is more: strip by
+    strip, since whole copies of a large picture in other modes take several times its own memory.
+    """
     if image.format in ("JPEG", "MPO"):
+        least = 2 * size  # a JPEG scaled down to less than that loses detail that the filter wants
         if image.mode in ("RGB", "L"):
             try:
-                least = 2 * size  # a JPEG scaled down to less than that loses detail that the filter wants
-                return simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least), orientation
+                pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=least, min_width=least)
+                image = Image.fromarray(pixels)
             except ValueError:
                 pass  # it refuses stray bytes that browsers accept; Pillow decides
-        image.draft("RGB", (2 * size, 2 * size))
-    return _rgb(image), orientation
+        if image.format is not None:
+            image.draft("RGB", (least, least))
+    image.load()
+    width, height = image.size
+    by = max(1, int(width / size / GAP)), max(1, int(height / size / GAP))  # as in Pillow's own reducing_gap
+    scale = _brightness(image)
+    parts = [(top, _reduced(_rgb(strip, scale), by)) for top, strip in _strips(image, by[1])]
+    small = parts[0][1]
+    if len(parts) > 1:
+        small = Image.new("RGB", (-(-width // by[0]), -(-height // by[1])))
+        for top, part in parts:
+            small.paste(part, (0, top // by[1]))
+    whole = (0.0, 0.0, width / by[0], height / by[1])
+    return np.array(small.resize((size, size), Image.Resampling.BILINEAR, box=whole))
 
 
-def _rgb(image: Image.Image) -> Pixels:
+def _reduced(image: Image.Image, by: tuple[int, int]) -> Image.Image:
+    return image if by == (1, 1) else image.reduce(by)
+
+
+def _strips(image: Image.Image, rows: int) -> Iterator[tuple[int, Image.Image]]:
+    """(first row, the part from there on) of about STRIP pixels, each a multiple of ``rows`` high."""
+    width, height = image.size
+    step = max(1, STRIP // (width * rows)) * rows
+    for top in range(0, height, step):
+        yield top, image if step >= height else image.crop((0, top, width, min(top + step, height)))
+
+
+def _brightness(image: Image.Image) -> tuple[float, float]:
+    """The darkest and the brightest value of a picture whose range isn't known by its mode."""
+    if image.mode not in ("I", "F"):
+        return 0.0, 0.0
+    ranges = [(float(v.min()), float(v.max())) for _, strip in _strips(image, 1) for v in [_numbers(strip)]]
+    return min(low for low, _ in ranges), max(high for _, high in ranges)
+
+
+def _numbers(image: Image.Image) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(np.asarray(image, np.float64))
+
+
+def _rgb(image: Image.Image, scale: tuple[float, float]) -> Image.Image:
     if image.mode.startswith("I;16"):
         # As browsers show 16-bit files; Pillow's own conversion clips to white.
-        return _grey(np.asarray(image, np.uint16) >> 8)
+        return Image.fromarray((np.asarray(image, np.uint16) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        values = np.nan_to_num(np.asarray(image, np.float64))
-        low, high = float(values.min()), float(values.max())
-        return _grey((values - low) * (255.0 / (high - low) if high > low else 0.0))
+        low, high = scale
+        values = (_numbers(image) - low) * (255.0 / (high - low) if high > low else 0.0)
+        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("RGB"))
-
-
-def _grey(values: npt.NDArray[Any]) -> Pixels:
-    return np.repeat(values.astype(np.uint8)[:, :, None], 3, axis=2)
-
-
-def _squash(pixels: Pixels, size: int) -> Pixels:
-    # Pillow's filter and not cv2's, whose features are 0.9979 like those of the usual PIL pipeline: they
-    # must stay comparable with features that others compute. Twice the size first where there is more.
-    square = Image.fromarray(pixels).resize((size, size), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    return np.array(square)
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -124,9 +187,53 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
     return np.ascontiguousarray(pixels)
 
 
+def _mended(data: bytes, size: int) -> bytes | None:
+    """The file as browsers take it although something is wrong with it; None where nothing helps.
+
+    A JPEG that has every pixel but no end, a PNG in which only by-work is damaged.
+    """
+    if data.startswith(_JPEG):
+        whole = data + _JPEG_END
+        try:
+            colours = simplejpeg.decode_jpeg_header(whole)[2]
+            wanted = "CMYK" if colours in ("CMYK", "YCCK") else "RGB"
+            simplejpeg.decode_jpeg(
+                whole, wanted, min_height=size, min_width=size
+            )  # it refuses missing pixels
+        except ValueError:
+            return None
+        return whole
+    return _sound_chunks(data) if data.startswith(_PNG) else None
+
+
+def _sound_chunks(data: bytes) -> bytes | None:
+    """A PNG without the ancillary chunks that fail their checksum, and with an end."""
+    kept, at = [_PNG], len(_PNG)
+    while at + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        chunk = data[at : at + 12 + length]
+        ancillary = bool(name[:1].islower())
+        sound = len(chunk) == 12 + length and zlib.crc32(chunk[4:-4]) == int.from_bytes(chunk[-4:], "big")
+        if not (sound or ancillary):
+            return None
+        if sound and name != b"IEND":
+            kept.append(chunk)
+        at += 12 + length
+    mended = b"".join([*kept, _PNG_END])
+    return mended if mended != data else None
+
+
 def _explain(error: Exception, data: bytes) -> BadImage:
     reason = str(error) or type(error).__name__
     if isinstance(error, UnidentifiedImageError):
+        kind = next((kind for kind, start in _STARTS.items() if data.startswith(start)), "")
+        if kind == "WEBP" and data[8:12] != b"WEBP":
+            kind = ""
+        if kind:
+            return BadImage(
+                f"The image file is damaged: it starts like a {kind} file, but its header is corrupt.",
+                "Open it in a viewer, or export it again.",
+            )
         start = data[:8].hex(" ")
         return BadImage(
             f"The file is not an image that can be read (it starts with bytes {start}).",

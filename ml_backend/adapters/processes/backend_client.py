@@ -10,6 +10,7 @@ import httpx
 from ml_backend.domain.deadline import left
 from ml_backend.domain.errors import NotReady, Unavailable
 from ml_backend.ports import Reply
+from ml_backend.settings import authorities
 
 REPLICA_SECONDS = 0.9
 """How long another replica may take: Label Studio gives a webhook one second."""
@@ -19,7 +20,7 @@ class HttpReplicas:
     """``ports.Replicas`` over one connection pool."""
 
     def __init__(self) -> None:
-        self._client = httpx.Client(timeout=REPLICA_SECONDS, trust_env=False)
+        self._client = httpx.Client(timeout=REPLICA_SECONDS, trust_env=False, verify=authorities())
 
     def send(self, address: str, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         """Hand a request to the replica at this address; Unavailable where it does not answer in time."""
@@ -47,7 +48,12 @@ def backend_status(url: str, auth: tuple[str, str] | None = None, token: str = "
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         reply = httpx.get(
-            f"{url}/status", auth=None if token else auth, headers=headers, timeout=10, trust_env=False
+            f"{url}/status",
+            auth=None if token else auth,
+            headers=headers,
+            timeout=10,
+            trust_env=False,
+            verify=authorities(),
         )
         reply.raise_for_status()
     except httpx.HTTPStatusError as error:

@@ -47,6 +47,7 @@ class SyncReport:
 
     ``changed`` counts the rows of our state that were wrong, ``deleted_predictions`` the surplus rows
     deleted in Label Studio; the images of ``to_embed`` have no features yet, or are at another address now.
+    ``found`` are all tasks as Label Studio has them.
     """
 
     tasks: int
@@ -55,6 +56,7 @@ class SyncReport:
     changed: int
     deleted_predictions: int
     to_embed: tuple[Task, ...]
+    found: tuple[Task, ...] = ()
 
 
 class _Snapshot(NamedTuple):
@@ -112,7 +114,8 @@ def sync(
         and image_of(record.task, control)
         and (not key or key in lost or record.task.id in moved)
     )
-    return SyncReport(len(tasks), len(annotations), len(window), changed, deleted, to_embed)
+    found = tuple(record.task for record in records)
+    return SyncReport(len(tasks), len(annotations), len(window), changed, deleted, to_embed, found)
 
 
 def _delete(studio: LabelStudio, surplus: Sequence[PredictionRow]) -> int:

@@ -8,10 +8,11 @@ from functools import cached_property
 from typing import Any
 
 from ml_backend.controls import Control, control_of
-from ml_backend.domain.model import MODEL_VERSION, PredictionRow, ProjectRef, TaskId
+from ml_backend.domain.model import MODEL_VERSION, PredictionRow, ProjectRef, Task, TaskId
 from ml_backend.ports import LabelStudio, State
 from ml_backend.services.connecting import label_studio_setup
 from ml_backend.settings import Settings
+from ml_backend.wire import image_of
 
 SAMPLE = 5
 """Tasks whose images are looked at."""
@@ -120,7 +121,7 @@ class CheckContext:
     @cached_property
     def images(self) -> dict[TaskId, str]:
         """Image values of a few tasks, of the queue's first where there are any."""
-        key, found = self.control.image_key, {}
+        found: dict[TaskId, Any] = {}
         first = list(dict.fromkeys(row.task for row in self.waiting))[:SAMPLE]
         for task in first:
             found[task] = self.studio.call("GET", f"/api/tasks/{task}/")["data"]
@@ -128,4 +129,4 @@ class CheckContext:
             page = {"project": self.ref.id, "page_size": SAMPLE, "resolve_uri": "false", "fields": "all"}
             for row in (self.studio.call("GET", "/api/tasks/", params=page) or {}).get("tasks") or ():
                 found[TaskId(row["id"])] = row["data"]
-        return {task: str(data.get(key) or "") for task, data in found.items()}
+        return {task: image_of(Task(task, data or {}), self.control) for task, data in found.items()}

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from ml_backend.domain.errors import BadImage
+from ml_backend.domain.shown import shown
 from ml_backend.services.connecting.doctor import web
 from ml_backend.services.connecting.doctor.context import CannotCheckError, CheckContext, Fault
 
@@ -35,7 +36,8 @@ def readable(context: CheckContext) -> Iterator[Fault]:
 
 def _fix(error: BadImage, url: str) -> str:
     return (
-        error.hint or f"Open {url[:100]} from the backend's machine, and correct the address or the access."
+        error.hint
+        or f"Open {shown(url, 100)} from the backend's machine, and correct the address or the access."
     )
 
 
@@ -75,7 +77,9 @@ def cors(context: CheckContext) -> Iterator[Fault]:
         reply = web.get(url, {"Origin": page, "Range": "bytes=0-0"})
         allowed = reply.headers.get("access-control-allow-origin")
         if reply.status == 0:
-            yield Fault(f"{origin} does not answer.", reply.error, f"Check that {url[:100]} can be opened.")
+            yield Fault(
+                f"{origin} does not answer.", reply.error, f"Check that {shown(url, 100)} can be opened."
+            )
         elif allowed not in ("*", page):
             yield Fault(
                 f"{origin} sends no CORS header for Label Studio: browsers show an error, not the image.",
@@ -92,4 +96,4 @@ def _foreign(context: CheckContext, page: str) -> dict[str, str]:
 
 def _origin(url: str) -> str:
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc}"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPException
+from ssl import SSLContext
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
+
+from ml_backend.settings import authorities
 
 TIMEOUT = 5.0
-_OPEN = build_opener(ProxyHandler({}))  # like Label Studio's own connections to a backend
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +31,20 @@ def get(url: str, headers: Mapping[str, str] | None = None) -> Reply:
         return Reply(0, {}, f"{url[:100]} is no http address")
     try:
         request = Request(url, headers=dict(headers or {}))  # noqa: S310
-        with _OPEN.open(request, timeout=TIMEOUT) as answer:
+        with _opener().open(request, timeout=TIMEOUT) as answer:
             return Reply(answer.status, _lower(answer.headers))
     except HTTPError as error:
         with error:
             return Reply(error.code, _lower(error.headers))
     except (OSError, HTTPException, ValueError) as error:
         return Reply(0, {}, str(getattr(error, "reason", error)))
+
+
+def _opener() -> OpenerDirector:
+    trusted = authorities()
+    context = trusted if isinstance(trusted, SSLContext) else None
+    # Without proxies, like Label Studio's own connections to a backend.
+    return build_opener(ProxyHandler({}), HTTPSHandler(context=context))
 
 
 def _lower(headers: Message) -> dict[str, str]:
