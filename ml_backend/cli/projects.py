@@ -80,9 +80,8 @@ def doctor(project: int) -> None:
 
 def _show_finding(finding: Finding) -> None:
     if finding.ok:
-        console.print(
-            Text("✓", "green"), finding.check + (f": {shown(finding.value)}" if finding.value else "")
-        )
+        said = f": {shown(finding.value)}" if finding.value else ""
+        console.print(Text("✓", "green"), f"{finding.check}{said}")
         return
     mark = Text("·", "yellow") if finding.ok is None or finding.warning else Text("✗", "red")
     value = f" ({shown(finding.value)})" if finding.value else ""
