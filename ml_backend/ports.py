@@ -213,8 +213,14 @@ class Artifacts(Protocol):
 
     def publish_projection(self, project: ProjectRef, projection: Projection) -> None: ...
 
-    def audit_sample(self, project: ProjectRef) -> AuditSample | None:
-        """the current audit sample; kept as files: neither Label Studio nor State can make it anew."""
+    def audit_sample(self, project: ProjectRef, number: int | None = None) -> AuditSample | None:
+        """The current audit sample, or the one of that number.
+
+        All are kept as files: neither Label Studio nor State can make them anew.
+        """
+
+    def audit_sample_numbers(self, project: ProjectRef) -> list[int]:
+        """The numbers of all audit samples of the project, ascending."""
 
     def publish_audit_sample(self, project: ProjectRef, audit_sample: AuditSample) -> None: ...
 

@@ -102,7 +102,7 @@ class MemoryArtifacts:
     def __init__(self) -> None:
         self._generation: Generation | None = None
         self._projection: Projection | None = None
-        self._audit_sample: AuditSample | None = None
+        self._audit_samples: list[AuditSample] = []
 
     def generation(self, project: ProjectRef) -> Generation | None:
         return self._generation
@@ -116,11 +116,15 @@ class MemoryArtifacts:
     def projection(self, project: ProjectRef) -> Projection | None:
         return self._projection
 
-    def audit_sample(self, project: ProjectRef) -> AuditSample | None:
-        return self._audit_sample
+    def audit_sample(self, project: ProjectRef, number: int | None = None) -> AuditSample | None:
+        found = (each for each in self._audit_samples[::-1] if number in (None, each.number))
+        return next(found, None)
+
+    def audit_sample_numbers(self, project: ProjectRef) -> list[int]:
+        return sorted({each.number for each in self._audit_samples})
 
     def publish_audit_sample(self, project: ProjectRef, audit_sample: AuditSample) -> None:
-        self._audit_sample = audit_sample
+        self._audit_samples.append(audit_sample)
 
     def publish_projection(self, project: ProjectRef, projection: Projection) -> None:
         self._projection = projection

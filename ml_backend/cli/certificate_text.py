@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from rich.console import Console
+from rich.markup import escape
 
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import BadRequest
+from ml_backend.domain.model import TaskId
+from ml_backend.services.certification.accept import Reverted, Written
 from ml_backend.services.certification.certificate import CertificationStatus
-from strategies.audits.certify import Threshold, audits_needed
-from strategies.audits.target import Target
+from strategies.audits.certify import audits_needed
+from strategies.audits.target import Target, Threshold
 
-
-def target_of(error: float, confidence: float) -> Target:
-    """The target that was asked for; BadRequest where it is none."""
-    for name, value in (("error", error), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise BadRequest(f"--{name} {value} is outside of (0, 1).", "1 % is 0.01, 95 % is 0.95.")
-    return Target(error, confidence)
+SHOWN = 10
+"""Tasks and lines that are named one by one."""
 
 
 def show_sample(sample: AuditSample, project: int, console: Console) -> None:
@@ -41,12 +39,64 @@ def show_sample(sample: AuditSample, project: int, console: Console) -> None:
         )
 
 
-def wanted(target: Target) -> str:
-    """How many may be wrong, of what."""
-    if target.of:
-        most = f"{percent(target.error)} of all {target.of} labels wrong ({target.tolerated(1)})"
-        return f"{most}, people labelling what is not certified"
-    return f"{percent(target.error)} wrong"
+def show_set_aside(sample: AuditSample, answered: int, project: int, console: Console) -> None:
+    """Say which audit sample no longer counts, and how it comes back."""
+    console.print(
+        f"Audit sample {sample.number} is set aside with {answered} answered audits. It comes back with: "
+        f"rush audit --project {project} --resume {sample.number}",
+        highlight=False,
+    )
+
+
+def show_written(written: Written, certified: int, kind: str, console: Console) -> None:
+    """Say what came into Label Studio, and what did not and why."""
+    there = f"; {written.there} need none by now" if written.there else ""
+    console.print(
+        f"{written.new} of {certified} certified images were written as {kind}{there}.", highlight=False
+    )
+    for reason, tasks in _by_reason(written.missing).items():
+        console.print(
+            f"[yellow]{len(tasks)} were not written[/]: {escape(reason)} (tasks {_some(tasks)}).",
+            highlight=False,
+        )
+    if written.missing:
+        console.print("Mend that and run the same command again: it writes what is missing.", highlight=False)
+
+
+def show_reverted(reverted: Reverted, console: Console) -> None:
+    """Say what was deleted, and what would not go."""
+    console.print(
+        f"{reverted.annotations} annotations and {reverted.predictions} predictions were taken back.",
+        highlight=False,
+    )
+    for line in reverted.kept[:SHOWN]:
+        console.print(f"[yellow]not deleted[/]: {escape(line)}", highlight=False)
+    if reverted.kept:
+        console.print(f"{len(reverted.kept)} stay: run the same command again.", highlight=False)
+
+
+def _by_reason(missing: Mapping[TaskId, str]) -> dict[str, list[TaskId]]:
+    found: dict[str, list[TaskId]] = {}
+    for task, reason in missing.items():
+        found.setdefault(reason, []).append(task)
+    return found
+
+
+def _some(tasks: Sequence[TaskId]) -> str:
+    """The first of them, and that there are more."""
+    return ", ".join(map(str, sorted(tasks)[:SHOWN])) + (" …" if len(tasks) > SHOWN else "")
+
+
+def wanted(target: Target, labels: int | None = None) -> str:
+    """How many may be wrong, of what; ``labels``: how many there will be by now."""
+    if not target.of:
+        return f"{percent(target.error)} wrong"
+    most = target.tolerated(1)
+    text = f"{percent(target.error)} of all {target.of} labels wrong ({most}), people labelling what is not "
+    if labels is None or labels >= target.of:
+        return f"{text}certified"
+    share = f"{percent(most / labels)} of them" if labels else "no share of any"
+    return f"{text}certified; skipped or deleted since: {target.of - labels}, so {most} of {labels}, {share}"
 
 
 def show_need(project: int, images: int, target: Target, console: Console) -> None:
@@ -82,7 +132,7 @@ def check_target(sample: AuditSample, error: float | None, confidence: float | N
             raise BadRequest(
                 f"--{name} {wanted:g} is not what audit sample {sample.number} was made for ({fixed:g}).",
                 "A target that is chosen after answers were seen is no guarantee. Leave it out, or draw anew "
-                "with rush audit.",
+                "with rush audit --again.",
             )
 
 
@@ -95,7 +145,7 @@ def show_status(found: CertificationStatus, project: int, human_error: float, co
     sample, target, tested = found.sample, found.sample.target, found.accepted
     say(
         f"Audit sample {sample.number} of {sample.made}: {found.audited} audits answered in order, "
-        f"{found.waiting} of {sample.count} waiting. Target: at most {wanted(target)}, "
+        f"{found.waiting} of {sample.count} waiting. Target: at most {wanted(target, found.labels)}, "
         f"with {percent(target.confidence)} confidence."
     )
     if tested is not None:
@@ -110,10 +160,21 @@ def show_status(found: CertificationStatus, project: int, human_error: float, co
         if found.bound > target.rate(tested.threshold.size):
             say(
                 "[yellow]The rest's own bound is above that of the set[/], since people have "
-                "labelled images of that set. For a tighter one draw anew from what is left."
+                "labelled, skipped or deleted images of that set. For a tighter one draw anew from what is "
+                f"left: {_anew(sample, project)}"
             )
         add = f", counting people as wrong in {percent(human_error)}" if human_error else ""
         say(f"With people's {found.human} labels that is at most {percent(found.overall)} of all{add}.")
+        if target.of:
+            say(
+                "Once people have labelled what is not certified that is at most "
+                f"{percent(found.expected + human_error)} of all {found.labels} labels{add}."
+            )
+            if found.expected > target.error:
+                say(
+                    "[yellow]That is above the target[/], since images were skipped or deleted. For it draw "
+                    f"anew from what is left: {_anew(sample, project)}"
+                )
         if found.earlier:
             say(f"{found.earlier} labels of earlier certificates are not in that figure.")
         say(f"Take over: rush certify --project {project} --accept. Take back: --revert.")
@@ -132,7 +193,7 @@ def show_status(found: CertificationStatus, project: int, human_error: float, co
 def _anew(sample: AuditSample, project: int) -> str:
     """The command that draws for the same target again."""
     of_all = " --of-all" if sample.target.of else ""
-    return f"rush audit --project {project} --error {sample.target.error:g}{of_all}"
+    return f"rush audit --project {project} --again --error {sample.target.error:g}{of_all}"
 
 
 def _show_more(found: CertificationStatus, project: int, say: Callable[[str], None]) -> None:

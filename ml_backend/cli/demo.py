@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from ml_backend.cli.main import console, open_container
+from ml_backend.cli.options import PORT
 
 
 @click.command()
@@ -14,7 +15,7 @@ from ml_backend.cli.main import console, open_container
 @click.option(
     "--dir", "folder", type=click.Path(path_type=Path), default=Path(".rush/demo"), show_default=True
 )
-@click.option("--port", type=int, default=8080, show_default=True, help="Label Studio's port.")
+@click.option("--port", type=PORT, default=8080, show_default=True, help="Label Studio's port.")
 @click.option(
     "--attach",
     type=click.Path(path_type=Path),

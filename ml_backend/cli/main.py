@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from ml_backend.cli.options import PROJECT
 from ml_backend.domain.errors import RushError
 
 if TYPE_CHECKING:
@@ -112,4 +113,6 @@ def open_container(*, logs: bool = False) -> Container:
     return Container(settings)
 
 
-project_option = click.option("--project", type=int, required=True, help="Id of the Label Studio project.")
+project_option = click.option(
+    "--project", type=PROJECT, required=True, help="Id of the Label Studio project."
+)

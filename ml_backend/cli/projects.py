@@ -11,6 +11,7 @@ import click
 from rich.text import Text
 
 from ml_backend.cli.main import console, open_container, project_option
+from ml_backend.cli.options import PROJECT
 from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.shown import shown
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.option("--project", type=int, help="Id of an existing project.")
+@click.option("--project", type=PROJECT, help="Id of an existing project.")
 @click.option("--create", "title", help="Title of a project, made where there is none of that title.")
 @click.option(
     "--label-config",
@@ -47,7 +48,10 @@ def connect(
 
     if (project is None) == (title is None):
         raise BadRequest("Say which project.", "Use --project ID or --create TITLE, one of them.")
-    config = None if label_config is None else label_config.read_text()
+    try:
+        config = None if label_config is None else label_config.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BadRequest(f"{label_config} is no text in UTF-8.", "Save it as such.") from None
     show = partial(show_step, console=console)
     number = run(open_container(), project, title or "", config, show, control=control, renames=renames)
     console.print(f"Project {number} is connected.")
@@ -101,11 +105,11 @@ def status() -> None:
 @project_option
 def sync(project: int) -> None:
     """Rebuild Rush's state of a project from Label Studio."""
-    from ml_backend import jobs
+    from ml_backend.operations.projects import sync as run
 
     container = open_container(logs=True)
     with console.status("Reading the project from Label Studio …"):
-        jobs.sync(container.ref(project), again=True)
+        run(container, project)
     console.print(f"Project {project} is in step with Label Studio.")
 
 
@@ -114,12 +118,12 @@ def sync(project: int) -> None:
 @click.option("--full", is_flag=True, help="Fine-tune the backbone too: minutes on a GPU, hours without.")
 def train(project: int, full: bool) -> None:
     """Ask a worker to learn from all labels now."""
-    container = open_container()
-    if full:
-        container.jobs.enqueue("finetune", container.ref(project), force=True)
-    else:
-        container.jobs.enqueue("train", container.ref(project), force=True)
+    from ml_backend.operations.projects import train as run
+
+    missing = run(open_container(), project, full=full)
     console.print("Training is queued; rush status shows the generation it ends in.")
+    if missing:
+        console.print(f"[yellow]But {missing}[/]: start one with rush worker.", highlight=False)
 
 
 @click.command()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ml_backend.cli.main import console, open_container
+from ml_backend.cli.options import COUNT, PROJECT, SECONDS, SHARE
 from ml_backend.domain.errors import BadRequest, NotReady
 
 if TYPE_CHECKING:
@@ -16,6 +17,19 @@ if TYPE_CHECKING:
 
 NAMED = 10
 """Images left out that are named one by one; the report has all of them."""
+
+
+def _cost_or_refuse(context: click.Context, option: click.Parameter, value: str | None) -> str | None:
+    kind, _, number = (value or "published").partition(":")
+    if value in (None, "published") or (kind == "project" and number.isdigit()):
+        return value
+    try:
+        SECONDS.convert(value, option, context)
+    except click.BadParameter:
+        raise BadRequest(
+            f"--cost {value} is no cost.", "Use published, a number of seconds, or project:ID."
+        ) from None
+    return value
 
 
 @click.command()
@@ -26,24 +40,27 @@ NAMED = 10
     help="An .npz of images (or features) and labels, a folder with one sub-folder per class, or an export "
     "of Label Studio (.json); repeatable.",
 )
-@click.option("--project", type=int, help="A live project's labels: would another order have been faster?")
+@click.option(
+    "--project", type=PROJECT, help="A live project's labels: would another order have been faster?"
+)
 @click.option("--strategy", default="rush", show_default=True, help="Names, comma separated.")
-@click.option("--labels", type=click.IntRange(1), default=300, show_default=True, help="Answers per run.")
-@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True, help="Runs per strategy.")
+@click.option("--labels", type=COUNT, default=300, show_default=True, help="Answers per run.")
+@click.option("--seeds", type=COUNT, default=3, show_default=True, help="Runs per strategy.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("simulation"), show_default=True)
-@click.option("--processes", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True)
+@click.option("--processes", type=COUNT, default=os.cpu_count() or 1, show_default=True)
 @click.option("--redis", "redis_url", help="Run on the workers of this Redis: rush worker --only simulate.")
 @click.option(
     "--cost",
+    callback=_cost_or_refuse,
     help="What an answer costs: published (0.6 s same class, 2.5 s otherwise), seconds, or project:ID. "
     "Default: learnt from --project where it has enough timed answers, else published.",
 )
-@click.option("--page-seconds", type=click.FloatRange(0), help="Of Label Studio's page, for each answer.")
-@click.option("--people", type=click.IntRange(1), default=1, show_default=True, help="Annotators in turn.")
-@click.option("--error", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Wrong answers.")
-@click.option("--dont-know", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="Skips.")
-@click.option("--until", type=click.FloatRange(0, 1), default=1.0, help="End where this share is right.")
-@click.option("--train-labels", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--page-seconds", type=SECONDS, help="Of Label Studio's page, for each answer.")
+@click.option("--people", type=COUNT, default=1, show_default=True, help="Annotators in turn.")
+@click.option("--error", type=SHARE, default=0.0, show_default=True, help="Wrong answers.")
+@click.option("--dont-know", type=SHARE, default=0.0, show_default=True, help="Skips.")
+@click.option("--until", type=SHARE, default=1.0, help="End where this share is right.")
+@click.option("--train-labels", type=COUNT, default=20, show_default=True)
 def simulate(
     data: tuple[Path, ...],
     project: int | None,
@@ -60,6 +77,7 @@ def simulate(
     from ml_backend.cli.progress import stages
     from ml_backend.domain.model import Annotation
     from ml_backend.domain.simulated_run import Options
+    from ml_backend.operations.existing import existing
     from ml_backend.services.queue.pace import own_minutes
     from ml_backend.simulation import data as preparing
     from ml_backend.simulation import runner as simulating
@@ -71,8 +89,10 @@ def simulate(
     if options["page_seconds"] is None:
         options["page_seconds"] = PAGE_SECONDS
     names = parse(f"all({strategy})")[1]  # commas inside brackets separate no names
-    out.mkdir(parents=True, exist_ok=True)
     container = open_container()
+    if project is not None:
+        existing(container, project)
+    out.mkdir(parents=True, exist_ok=True)
     with stages(console) as progress:
         sets = [preparing.prepare(path, out, container, progress) for path in data]
         annotations: list[Annotation] = []
@@ -98,6 +118,7 @@ def simulate(
 
 def _cost(given: str | None, project: int | None, container: Container) -> str:
     """The value of ``Options.cost``; says what it is where nobody chose it."""
+    from ml_backend.operations.existing import existing
     from ml_backend.simulation.data import fitted_cost
     from ml_backend.simulation.runner import fitted
 
@@ -108,7 +129,8 @@ def _cost(given: str | None, project: int | None, container: Container) -> str:
             console.print(f"{error.message} The published cost is used.", highlight=False)
     given = given or "published"
     kind, _, number = given.partition(":")
-    if kind == "project" and number.isdigit():
+    if kind == "project":
+        existing(container, int(number))
         answers = fitted_cost(int(number), container)
         if known := fitted(answers).calibration:
             console.print(
@@ -116,11 +138,4 @@ def _cost(given: str | None, project: int | None, container: Container) -> str:
                 f"{known.absolute_error:.2f} s mean error, {known.coverage:.0%} inside the 80 % interval."
             )
         return answers
-    try:
-        if given != "published" and float(given) < 0:
-            raise ValueError
-    except ValueError:
-        raise BadRequest(
-            f"--cost {given} is no cost.", "Use published, a number of seconds, or project:ID."
-        ) from None
     return given

@@ -13,16 +13,14 @@ from ml_backend.cli.main import console, open_container, project_option
 @click.argument("name", required=False)
 def strategy(project: int, name: str | None) -> None:
     """Show or switch the order of a project's queue, while people label."""
-    from ml_backend.operations.projects import choose_strategy
+    from ml_backend.operations.projects import choose_strategy, chosen_strategy
 
     container = open_container()
     if name is None:
-        console.print(
-            container.state.options(container.ref(project)).get("strategy") or container.settings.strategy
-        )
+        console.print(chosen_strategy(container, project), markup=False)
         return
     choose_strategy(container, project, name)
-    console.print(f"Project {project} is ordered by {name} from the next submit on.")
+    console.print(f"Project {project} is ordered by {name} from the next submit on.", markup=False)
 
 
 @click.command(name="strategies")

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ml_backend.domain.model import TaskId
-from strategies.audits.target import Target
+from strategies.audits.target import Target, Threshold
 
 ARRAYS = ("tasks", "suggested", "confidences")
 
@@ -21,8 +21,8 @@ class AuditSample:
 
     The first ``count`` tasks are the audits. ``planned`` is their number when it was made, which fixes the
     order of testing; more may be asked for later, the next ones in the same order. ``share`` of what people
-    are served are audits, ``hidden``: without their suggestion. Target, suggestions and order never change: a
-    certificate is about them, whatever the model has learnt since.
+    are served are audits, ``hidden``: without their suggestion. Target, suggestions, order and ``thresholds``
+    never change: a certificate is about them, whatever the model has learnt since.
     """
 
     number: int
@@ -39,6 +39,8 @@ class AuditSample:
     tasks: npt.NDArray[np.int64]  # (N,)
     suggested: npt.NDArray[np.int32]  # (N,) position in ``answers``
     confidences: npt.NDArray[np.float32]  # (N,)
+    thresholds: tuple[Threshold, ...] = ()
+    """The sets that are tested, in order; none in samples of older versions until somebody looks at them."""
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -72,6 +74,7 @@ class AuditSample:
             "share": self.share,
             "hidden": self.hidden,
             "answers": [list(labels) for labels in self.answers],
+            "thresholds": [[each.confidence, each.size, each.tolerated] for each in self.thresholds],
         }
 
     def arrays(self) -> dict[str, npt.NDArray[Any]]:
@@ -83,4 +86,5 @@ class AuditSample:
         """The audit sample that ``facts`` and ``arrays`` came from."""
         labels = tuple(tuple(each) for each in facts["answers"])
         rest: dict[str, Any] = {**facts, **{name: arrays[name] for name in ARRAYS}}
-        return cls(**{**rest, "target": Target(*facts["target"]), "answers": labels})
+        sets = tuple(Threshold(*each) for each in facts.get("thresholds", ()))
+        return cls(**{**rest, "target": Target(*facts["target"]), "answers": labels, "thresholds": sets})

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ml_backend.bootstrap import Container
 from ml_backend.controls import control_of
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import NotReady
 from ml_backend.domain.labels import resolve_labels
 from ml_backend.domain.model import Annotation, LabelState, TaskId
+from ml_backend.operations.existing import existing
 from ml_backend.services.certification import accept as accepting
 from ml_backend.services.certification import audit_sample as auditing
-from ml_backend.services.certification.accept import Progress
+from ml_backend.services.certification.accept import Progress, Reverted, Written
 from ml_backend.services.certification.certificate import CertificationStatus, certification_status
 from strategies.audits.target import Target
 
@@ -25,9 +28,10 @@ def draw_audit_sample(
     share: float = auditing.SHARE,
     hidden: bool = False,
     of_all: bool = False,
+    again: bool = False,
 ) -> AuditSample:
     """Draw audits from the open images and mix them into the queue."""
-    ref = container.ref(project)
+    ref = existing(container, project)
     return auditing.draw_sample(
         ref,
         container.state,
@@ -39,17 +43,28 @@ def draw_audit_sample(
         share=share,
         hidden=hidden,
         of_all=of_all,
+        again=again,
     )
 
 
 def more_audits(container: Container, project: int, more: int) -> AuditSample:
     """Ask for the next audits of the current audit sample."""
-    return auditing.ask_more(container.ref(project), container.state, container.artifacts, more)
+    return auditing.ask_more(existing(container, project), container.state, container.artifacts, more)
+
+
+def resume(container: Container, project: int, number: int) -> AuditSample:
+    """Go on with an audit sample that was set aside."""
+    return auditing.resume(existing(container, project), container.state, container.artifacts, number)
 
 
 def current_sample(container: Container, project: int) -> AuditSample | None:
     """The audit sample that certificates are about, if there is one."""
-    return container.artifacts.audit_sample(container.ref(project))
+    return auditing.current_sample(existing(container, project), container.artifacts)
+
+
+def answered(container: Container, project: int, sample: AuditSample) -> int:
+    """How many audits of the sample people have answered or skipped."""
+    return auditing.answered(container.ref(project), container.state, sample)
 
 
 def open_images(container: Container, project: int) -> int:
@@ -75,12 +90,12 @@ def look(
 
 def accept(
     container: Container, project: int, sample: AuditSample, kind: str, progress: Progress
-) -> tuple[CertificationStatus, int]:
-    """Take the certified rest over as ``predictions`` or ``annotations``; returns how many were new.
+) -> tuple[CertificationStatus, Written]:
+    """Take the certified rest over as ``predictions`` or ``annotations``; returns what came in.
 
     Label Studio is read anew and decides. NotReady where nothing is certified.
     """
-    ref, studio = container.ref(project), container.studio
+    ref, studio = existing(container, project), container.studio
     config = str(studio.project(project).get("label_config", ""))
     control = control_of(container.state.options(ref), config)
     total = len(container.state.tasks(ref))
@@ -96,18 +111,20 @@ def accept(
             "Nothing can be taken over now.", f"What is lacking says: rush certify --project {project}"
         )
     certified = [found.suggestion(int(position)) for position in found.rest]
-    count = accepting.accept_predictions(ref, studio, control, certified, sample.certificate, progress)
+    written = accepting.accept_predictions(ref, studio, control, certified, sample.certificate, progress)
     if kind == "annotations":
-        only = [task for task, _ in certified]
-        count = accepting.accept_annotations(ref, studio, only, sample.certificate, progress)
+        lost = written.missing
+        only = [task for task, _ in certified if task not in lost]
+        made = accepting.accept_annotations(ref, studio, only, sample.certificate, progress)
+        written = replace(made, missing={**lost, **made.missing})
         container.jobs.enqueue("sync", ref)  # should a webhook have got lost
-    return found, count
+    return found, written
 
 
-def revert(container: Container, project: int, progress: Progress) -> tuple[int, int]:
-    """Take back all that was ever taken over; returns how many annotations and predictions."""
-    ref = container.ref(project)
-    counts = accepting.revert(ref, container.studio, progress)
-    if counts[0]:
+def revert(container: Container, project: int, progress: Progress) -> Reverted:
+    """Take back all that was ever taken over; returns what was deleted and what would not go."""
+    ref = existing(container, project)
+    reverted = accepting.revert(ref, container.studio, progress)
+    if reverted.annotations:
         container.jobs.enqueue("sync", ref)
-    return counts
+    return reverted

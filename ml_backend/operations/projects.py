@@ -12,6 +12,7 @@ from ml_backend.domain.errors import BadRequest
 from ml_backend.domain.events import StrategyChosen
 from ml_backend.domain.model import ProjectRef
 from ml_backend.operations.default_config import default_label_config
+from ml_backend.operations.existing import existing
 from ml_backend.services.connecting import connect as connecting
 from ml_backend.services.connecting.connect import Step
 from ml_backend.services.connecting.doctor import Finding
@@ -44,7 +45,7 @@ def connect(
         project, step = connecting.find_or_create(container.studio, title, label_config)
         progress(step)
     connecting.connect(
-        container.ref(project),
+        existing(container, project),
         container.studio,
         container.state,
         container.settings,
@@ -79,16 +80,39 @@ def choose_strategy(container: Container, project: int, name: str) -> None:
         strategies.get(name)
     except strategies.UnknownStrategy as error:
         raise BadRequest(str(error)) from None
-    ref = container.ref(project)
+    ref = existing(container, project)
     container.state.set_options(ref, strategy=name)
     container.state.publish(ref, StrategyChosen())
+
+
+def chosen_strategy(container: Container, project: int) -> str:
+    """The strategy that orders a project's queue."""
+    options = container.state.options(existing(container, project))
+    return options.get("strategy") or container.settings.strategy
+
+
+def train(container: Container, project: int, *, full: bool = False) -> str:
+    """Ask a worker to learn from all labels, ``full`` with the backbone; returns why none will, if so."""
+    ref = existing(container, project)
+    if full:
+        container.jobs.enqueue("finetune", ref, force=True)
+    else:
+        container.jobs.enqueue("train", ref, force=True)
+    return container.missing_workers()
+
+
+def sync(container: Container, project: int) -> None:
+    """Rebuild the state of a project from Label Studio, in this process."""
+    from ml_backend import jobs  # what workers need takes a second to load
+
+    jobs.sync(existing(container, project), again=True)
 
 
 def import_images(
     container: Container, project: int, source: Path, progress: Progress = lambda stage, done, total: None
 ) -> ImportReport:
     """Import the images of a folder, .json or .csv file; run again it imports what is new."""
-    ref = container.ref(project)
+    ref = existing(container, project)
     config = str(container.studio.project(project).get("label_config", ""))
     control, change = taken_in(container.state.options(ref), config)
     container.state.set_options(ref, **change)

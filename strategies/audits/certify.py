@@ -34,22 +34,13 @@ import numpy.typing as npt
 from scipy.special import betaln, gammaln
 from scipy.stats import beta, hypergeom
 
-from strategies.audits.target import Target
+from strategies.audits.target import Target, Threshold
 from strategies.base import StrategyError
 
 Array = npt.NDArray[Any]
 
 MIXTURE = 4.0
 """Errors are expected to be a ``MIXTURE``-th of those tolerated; it decides about power, not validity."""
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """One set {item confidence ≥ ``confidence``} of the frame: its size, and how many may be wrong in it."""
-
-    confidence: float
-    size: int
-    tolerated: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binom
 
-from strategies.audits.certify import MIXTURE, Threshold, audits_needed, evidence
-from strategies.audits.target import Target
+from strategies.audits.certify import MIXTURE, audits_needed, evidence
+from strategies.audits.target import Target, Threshold
 from strategies.base import StrategyError
 
 Array = npt.NDArray[Any]

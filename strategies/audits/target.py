@@ -40,3 +40,12 @@ class Target:
     def proof(self) -> float:
         """The log e-value from which on a set is certified."""
         return float(-np.log1p(-self.confidence))
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """One set {item confidence ≥ ``confidence``} of the frame: its size, and how many may be wrong in it."""
+
+    confidence: float
+    size: int
+    tolerated: int

@@ -12,7 +12,13 @@ from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.controls import Choices
 from ml_backend.domain.labels import resolve_label
 from ml_backend.domain.model import LabelState, ProjectRef, Suggestion, TaskId, TaskRecord
-from ml_backend.services.certification.accept import CHUNK, accept_annotations, accept_predictions, revert
+from ml_backend.services.certification.accept import (
+    CHUNK,
+    Reverted,
+    accept_annotations,
+    accept_predictions,
+    revert,
+)
 from ml_backend.wire import prediction
 
 CONFIG = """<View><Image name="image" value="$image"/>
@@ -59,9 +65,9 @@ def test_predictions_are_kept_with_their_mark_once_and_leave_the_queue_alone(
 ) -> None:
     made = tasks(studio, ref, 6, queued=3)
     certified = [(task, DOG) for task in made]
-    assert accept_predictions(ref, studio, SPEC, certified[:2], "4.ab") == 2  # cut off
-    assert accept_predictions(ref, studio, SPEC, certified, "4.ab") == 4
-    assert accept_predictions(ref, studio, SPEC, certified, "4.ab") == 0
+    assert accept_predictions(ref, studio, SPEC, certified[:2], "4.ab").new == 2  # cut off
+    assert accept_predictions(ref, studio, SPEC, certified, "4.ab").new == 4
+    assert accept_predictions(ref, studio, SPEC, certified, "4.ab").new == 0
     rows = [row for row in studio.predictions(ref.id) if row.model_version == "rush-certified-4.ab"]
     assert sorted(row.task for row in rows) == made
     stored = studio.call("GET", f"/api/predictions/{rows[0].id}/")
@@ -81,8 +87,8 @@ def test_annotations_are_marked_close_their_tasks_and_people_come_first(
     accept_predictions(ref, studio, SPEC, certified, "1.a")
     annotate(studio, made[0])
     annotate(studio, made[1], was_cancelled=True, result=[])
-    assert accept_annotations(ref, studio, made, "1.a") == 4
-    assert accept_annotations(ref, studio, made, "1.a") == 0
+    assert accept_annotations(ref, studio, made, "1.a").new == 4
+    assert accept_annotations(ref, studio, made, "1.a").new == 0
     found = records(studio, ref)
     assert [len(found[task].annotations) for task in made] == [1] * 6
     assert [found[task].annotations[0].machine for task in made] == [False, False, True, True, True, True]
@@ -105,7 +111,7 @@ def test_revert_deletes_just_what_bears_the_mark_and_what_people_changed_stays(
     raw[0]["value"]["choices"] = ["cat"]
     studio.call("PATCH", f"/api/annotations/{machine}/", json={"result": raw})
     told: list[tuple[str, int, int]] = []
-    assert revert(ref, studio, lambda *what: told.append(what)) == (3, 5)
+    assert revert(ref, studio, lambda *what: told.append(what)) == Reverted(3, 5, [])
     assert told[-1] == ("annotations", 3, 3)
     found = records(studio, ref)
     assert {task: [a.id for a in found[task].annotations] for task in made} == {
@@ -115,7 +121,7 @@ def test_revert_deletes_just_what_bears_the_mark_and_what_people_changed_stays(
     }
     assert {row.model_version for row in studio.predictions(ref.id)} == {"rush"}
     assert studio.project(ref.id)["model_version"] == "rush"
-    assert revert(ref, studio) == (0, 0)
+    assert revert(ref, studio) == Reverted(0, 0, [])
     assert studio.next_task(ref.id) == made[2]
 
 
@@ -123,6 +129,6 @@ def test_a_second_certificate_stands_beside_the_first(studio: HttpLabelStudio, r
     made = tasks(studio, ref, CHUNK + 3)
     accept_predictions(ref, studio, SPEC, [(task, DOG) for task in made], "1.a")
     accept_predictions(ref, studio, SPEC, [(task, CAT) for task in made], "2.b")
-    assert accept_annotations(ref, studio, made, "2.b") == len(made)
+    assert accept_annotations(ref, studio, made, "2.b").new == len(made)
     assert {a.labels for r in records(studio, ref).values() for a in r.annotations} == {("cat",)}
-    assert revert(ref, studio) == (len(made), 2 * len(made))
+    assert revert(ref, studio) == Reverted(len(made), 2 * len(made), [])

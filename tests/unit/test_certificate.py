@@ -220,6 +220,63 @@ def test_the_promise_holds_while_a_strategy_picks_and_people_stop_when_it_suits_
     assert given > 0.4 * runs or errors[0] > 0.05 or picks == "right"
 
 
+def reduced(random, *, leaves: str, how: str, delta: float):
+    """One project with a target of all labels, in which ``leaves`` of the rest go once it is certified.
+
+    Returns whether the bound of all labels was given, and whether it was broken.
+    """
+    total, planned = 1200, 200
+    confidences = random.random(total).astype(np.float32)
+    wrong = random.random(total) < np.where(confidences > 0.5, 0.03, 0.12)
+    order = random.permutation(total)
+    sample = replace(
+        make(total, confidence=1 - delta, planned=planned),
+        target=Target(0.06, 1 - delta, of=total),
+        tasks=order + 1,
+        confidences=confidences[order],
+    )
+    answers = [answer(int(item + 1), "b" if wrong[item] else "a") for item in order[:planned]]
+    others = order[planned:]
+    liked = {"right": wrong[others], "sure": -confidences[others], "any": random.random(len(others))}[leaves]
+    gone = {int(item + 1) for item in others[np.argsort(liked)][: total // 2]}
+    tasks = [TaskId(n + 1) for n in range(total) if how == "skipped" or n + 1 not in gone]
+    if how == "skipped":
+        answers += [answer(task, skipped=True) for task in gone]
+    found = certification_status(sample, tasks, answers)
+    if found.accepted is None:
+        return False, False
+    assert found.labels == total - len(gone)
+    left = wrong[sample.tasks[found.rest] - 1].sum()
+    return True, bool(left > found.wrong or left / found.labels > found.expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["skipped", "deleted"])
+@pytest.mark.parametrize("leaves", ["right", "sure", "any"])
+def test_the_bound_of_all_labels_holds_where_half_of_them_never_come(leaves: str, how: str) -> None:
+    random, delta, runs = np.random.default_rng(5), 0.2, 60
+    outcomes = [reduced(random, leaves=leaves, how=how, delta=delta) for _ in range(runs)]
+    given, broken = (sum(each) for each in zip(*outcomes, strict=True))
+    assert broken <= delta * runs + 3 * math.sqrt(delta * (1 - delta) * runs)
+    assert given > 0.4 * runs
+
+
+@pytest.mark.parametrize("how", ["skipped", "deleted"])
+def test_skips_and_deletions_are_no_errors_that_people_found(how: str) -> None:
+    sample = make(1000)
+    answers = [answer(task) for task in sample.audits]
+    before = stand(sample, answers)
+    gone = [int(before.suggestion(int(n))[0]) for n in before.rest[:850]]
+    if how == "skipped":
+        after = stand(sample, [*answers, *(answer(task, skipped=True) for task in gone)])
+    else:
+        there = [TaskId(n + 1) for n in range(1000) if n + 1 not in gone]
+        after = certification_status(sample, there, answers)
+    assert not after.refuted
+    assert (len(after.rest), after.wrong, after.bound) == (50, 50, 1.0)
+    assert after.labels == 150
+
+
 def test_the_share_of_wrong_audits_would_promise_too_much_where_a_strategy_took_the_right_ones() -> None:
     """Why what people answer is taken from both sides of the bound, not just left out of it."""
     random = np.random.default_rng(2)

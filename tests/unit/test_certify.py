@@ -10,7 +10,6 @@ from scipy.stats import binom, hypergeom
 
 from strategies import StrategyError
 from strategies.audits.certify import (
-    Threshold,
     audits_needed,
     audits_once,
     binomial_upper,
@@ -20,7 +19,7 @@ from strategies.audits.certify import (
     overall_error,
 )
 from strategies.audits.plan import thresholds
-from strategies.audits.target import Target
+from strategies.audits.target import Target, Threshold
 
 
 @given(some.data(), some.integers(1, 400), some.sampled_from([0.8, 0.95, 0.99]))

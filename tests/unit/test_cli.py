@@ -83,6 +83,27 @@ def test_asking_for_the_version_loads_nothing_that_the_answer_does_not_need() ->
     assert re.search(r"version \d+\.\d+", done.stdout)
 
 
+@pytest.mark.parametrize("file", ["missing.xml", "folder", "latin.xml"])
+def test_a_label_config_that_can_not_be_read_is_named(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "latin.xml").write_bytes("<View>Käfer</View>".encode("latin-1"))
+    result = CliRunner().invoke(main, ["connect", "--project", "1", "--label-config", file])
+    assert result.exit_code != 0
+    assert file in result.output
+    assert "Traceback" not in result.output
+
+
+def test_connect_needs_no_label_config_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    env = {"LABEL_STUDIO_URL": "http://127.0.0.1:9", "LABEL_STUDIO_API_KEY": "key"}
+    result = CliRunner().invoke(main, ["connect", "--project", "1"], env=env)
+    assert result.exit_code == 1
+    assert "Label Studio can't be reached" in result.output
+
+
 def test_every_command_is_in_the_module_that_the_table_says() -> None:
     group = main
     for name in COMMANDS:

@@ -12,7 +12,7 @@ import logging
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ml_backend.domain.generation import Array, Generation, Head, Pca, Projectio
 from ml_backend.domain.model import ProjectRef
 
 KEPT = 3
+SAMPLE = "draw"
 HEAD = ("mean", "weight", "prototypes", "bias")
 MAP = ("keys", "xy", "cluster", "density", "centroids")
 DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile)
@@ -35,8 +36,9 @@ log = logging.getLogger(__name__)
 class FileArtifacts:
     """``ports.Artifacts`` in ``data_dir/projects/<slug>``; safe for many processes, publishers take turns.
 
-    The last three of each kind are kept. Where the current one is damaged, the newest sound one before it
-    is read and the log says so. Raises StoreError where a folder can't be written.
+    The last three of each kind are kept, and every audit sample as it was last: people answered it. Where the
+    current one is damaged, the newest sound one before it is read and the log says so. Raises StoreError
+    where a folder can't be written.
     """
 
     def __init__(self, data_dir: Path) -> None:
@@ -90,7 +92,7 @@ class FileArtifacts:
     def generation_number(self, project: ProjectRef) -> int | None:
         """Return the number of the current generation without reading it, None before the first."""
         pointed = self._pointed(self._folder(project, "generation"))
-        return None if pointed is None else int(pointed.rsplit("-", 1)[1])
+        return None if pointed is None else _number(pointed)
 
     def projection(self, project: ProjectRef) -> Projection | None:
         """Return the current projection, None before the first."""
@@ -105,14 +107,30 @@ class FileArtifacts:
         arrays = {name: np.asarray(getattr(projection, name)) for name in MAP}
         self._publish(project, "projection", {"number": projection.generation}, arrays)
 
-    def audit_sample(self, project: ProjectRef) -> AuditSample | None:
-        """Return the current audit sample, None before the first."""
-        found = self._read(project, "draw")
-        return None if found is None else AuditSample.of(*found)
+    def audit_sample(self, project: ProjectRef, number: int | None = None) -> AuditSample | None:
+        """Return the current audit sample, or the one of that number; None where there is none."""
+        if number is None:
+            found = self._read(project, SAMPLE)
+            return None if found is None else AuditSample.of(*found)
+        folder = self._folder(project, SAMPLE)
+        name = _last_of_each_number(_published(folder)).get(number)
+        if name is None:
+            return None
+        try:
+            return AuditSample.of(*_load(folder / name))
+        except DAMAGED as error:
+            raise StoreError(
+                f"Audit sample {number} in {folder / name} is damaged: {error}.",
+                f"Put it back from a copy of that folder, or run: rush audit --project {project.id}",
+            ) from error
+
+    def audit_sample_numbers(self, project: ProjectRef) -> list[int]:
+        """Return the numbers of all audit samples, ascending."""
+        return sorted(_last_of_each_number(_published(self._folder(project, SAMPLE))))
 
     def publish_audit_sample(self, project: ProjectRef, audit_sample: AuditSample) -> None:
         """Make this the current audit sample; on return it is on disk."""
-        self._publish(project, "draw", audit_sample.facts(), audit_sample.arrays())
+        self._publish(project, SAMPLE, audit_sample.facts(), audit_sample.arrays())
 
     def _folder(self, project: ProjectRef, kind: str) -> Path:
         return self._root / project.slug / kind
@@ -170,8 +188,13 @@ class FileArtifacts:
                 _write(folder / ".new-current", name.encode())
                 os.replace(folder / ".new-current", folder / "current")
                 _sync_folder(folder)
-                for old in _published(folder)[:-KEPT]:
-                    shutil.rmtree(folder / old, ignore_errors=True)
+                published = _published(folder)
+                kept = set(published[-KEPT:])
+                if kind == SAMPLE:
+                    kept.update(_last_of_each_number(published).values())
+                for old in published:
+                    if old not in kept:
+                        shutil.rmtree(folder / old, ignore_errors=True)
         except OSError as error:
             raise StoreError(
                 f"The {kind} of project {project.id} can't be written to {folder}: {error}.",
@@ -196,6 +219,15 @@ def _sequence(name: str) -> int:
     """The position of a finished folder; 0 for any other name."""
     first, _, number = name.partition("-")
     return int(first) if first.isdigit() and number.lstrip("-").isdigit() else 0
+
+
+def _number(name: str) -> int:
+    """The number of the generation or audit sample in a finished folder."""
+    return int(name.partition("-")[2])
+
+
+def _last_of_each_number(published: Sequence[str]) -> dict[int, str]:
+    return {_number(name): name for name in published}
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,15 +11,16 @@ import numpy as np
 
 from ml_backend.controls import control_of
 from ml_backend.domain.audit_sample import AuditSample
-from ml_backend.domain.errors import BadRequest, NotReady
+from ml_backend.domain.errors import BadRequest, NotFound, NotReady
 from ml_backend.domain.events import AuditSampleChanged
+from ml_backend.domain.labels import resolve_labels
 from ml_backend.domain.model import LabelState, ProjectRef, Suggestion, TaskId
 from ml_backend.ports import Artifacts, Features, State
 from ml_backend.services.queue.pool import ProjectPool
 from ml_backend.services.queue.suggest import suggest
 from strategies.audits.certify import MIXTURE, audits_needed
-from strategies.audits.plan import plan
-from strategies.audits.target import Target
+from strategies.audits.plan import plan, thresholds
+from strategies.audits.target import Target, Threshold
 from strategies.audits.trust import trusted
 
 SHARE = 0.5
@@ -75,6 +76,7 @@ def draw_sample(
     share: float = SHARE,
     hidden: bool = False,
     of_all: bool = False,
+    again: bool = False,
     seed: int | None = None,
 ) -> AuditSample:
     """Freeze the open tasks, put them in random order, publish the audit sample and tell the queue.
@@ -82,10 +84,20 @@ def draw_sample(
     The frame are the ``surest`` share of the open tasks, ``count`` of them audits; by default what
     ``audit_plan.plan`` says: audits of images that won't be taken over anyway would be lost. ``of_all``: the
     target's errors are a share of all labels that there will be, and no more audits are asked for at first
-    than would do if all suggestions were right. Raises BadRequest for numbers that make no sense, NotReady
-    where nothing is suggested yet.
+    than would do if all suggestions were right. ``again``: set a sample with answers aside. Raises BadRequest
+    for numbers that make no sense and for answers that would be set aside unasked, NotReady where nothing is
+    suggested yet.
     """
     _check(share, count, surest)
+    previous = artifacts.audit_sample(ref)
+    if previous is not None and not again and (lost := answered(ref, state, previous)):
+        raise BadRequest(
+            f"is needed: audit sample {previous.number} runs, and {lost} of its {previous.count} audits are "
+            "answered. A new sample would set them aside.",
+            f"What they prove: rush certify --project {ref.id}. More audits of this sample: "
+            f"rush audit --project {ref.id} --more N",
+            field="again",
+        )
     found, generation, labels = frozen(ref, state, artifacts, features)
     target = replace(target, of=labels) if of_all else target
     confidences = np.array([suggestion.confidence for _, suggestion in found], np.float32)
@@ -102,9 +114,8 @@ def draw_sample(
     order = np.random.default_rng(seed).permutation(len(found))
     answers = sorted({suggestion.labels for _, suggestion in found})
     position = {labels: n for n, labels in enumerate(answers)}
-    previous = artifacts.audit_sample(ref)
     sample = AuditSample(
-        number=1 if previous is None else previous.number + 1,
+        number=max(artifacts.audit_sample_numbers(ref), default=0) + 1,
         made=datetime.now(UTC).isoformat(timespec="seconds"),
         seed=seed,
         generation=generation,
@@ -117,7 +128,43 @@ def draw_sample(
         tasks=np.array([task for task, _ in found], np.int64)[order],
         suggested=np.array([position[suggestion.labels] for _, suggestion in found], np.int32)[order],
         confidences=confidences[order],
+        thresholds=tuple(thresholds(confidences, target, audits)),
     )
+    artifacts.publish_audit_sample(ref, sample)
+    state.publish(ref, AuditSampleChanged())
+    return sample
+
+
+def answered(ref: ProjectRef, state: State, sample: AuditSample) -> int:
+    """How many audits of the sample people have answered or skipped."""
+    states = resolve_labels(state.annotations(ref))
+    nobody = (LabelState.OPEN, LabelState.MACHINE)
+    return sum(task in states and states[task][0] not in nobody for task in sample.audits)
+
+
+def thresholds_of(sample: AuditSample) -> tuple[Threshold, ...]:
+    """The sets to test, in order: those that were fixed with the sample."""
+    return sample.thresholds or tuple(thresholds(sample.confidences, sample.target, sample.planned))
+
+
+def current_sample(ref: ProjectRef, artifacts: Artifacts) -> AuditSample | None:
+    """The audit sample that certificates are about, if there is one.
+
+    One of an older version has no thresholds: they are computed at the first look, and kept from then on.
+    """
+    sample = artifacts.audit_sample(ref)
+    if sample is not None and not sample.thresholds:
+        sample = replace(sample, thresholds=thresholds_of(sample))
+        artifacts.publish_audit_sample(ref, sample)
+    return sample
+
+
+def resume(ref: ProjectRef, state: State, artifacts: Artifacts, number: int) -> AuditSample:
+    """Make an audit sample that was set aside the current one; NotFound lists the numbers that there are."""
+    sample = artifacts.audit_sample(ref, number)
+    if sample is None:
+        known = ", ".join(map(str, artifacts.audit_sample_numbers(ref))) or "none"
+        raise NotFound(f"Project {ref.id} has no audit sample {number}.", f"It has: {known}.")
     artifacts.publish_audit_sample(ref, sample)
     state.publish(ref, AuditSampleChanged())
     return sample

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,16 +13,16 @@ from ml_backend.controls import Control
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.labels import resolve_labels
 from ml_backend.domain.model import Annotation, LabelState, Suggestion, TaskId
+from ml_backend.services.certification.audit_sample import thresholds_of
 from strategies.audits.certify import (
     MIXTURE,
     Certificate,
     Tested,
-    Threshold,
     audits_needed,
     certify,
     overall_error,
 )
-from strategies.audits.plan import thresholds
+from strategies.audits.target import Threshold
 from strategies.cost import busy
 
 LOOKED_AT = 20
@@ -49,7 +49,9 @@ class CertificationStatus:
     ``accepted``: the largest certified set, None so far where there is none. ``rest``: positions in the audit
     sample of its images that nobody has answered; at most ``wrong`` of their suggestions are wrong, a rate of
     ``bound``. That may lie above the target, which is for the whole set or for all labels, where people have
-    answered many of those that were right. ``aim``: the set that spares people most answers for each audit
+    answered many of those that were right. ``labels``: how many the project will have once people have
+    labelled whatever is not certified; fewer than the target counted on where images were skipped or deleted
+    since. ``next_target``: the set that spares people most answers for each audit
     that it takes; None where all are certified or too many audits were wrong. ``refuted``: people have found
     more wrong suggestions in a certified set than it may hold: the promise failed, as it may in a few cases.
     ``overall`` bounds the error of people's ``human`` labels and the rest together; ``earlier`` labels that
@@ -63,6 +65,7 @@ class CertificationStatus:
     waiting: int
     human: int
     earlier: int
+    labels: int
     accepted: Tested | None
     rest: npt.NDArray[np.int64]
     wrong: int
@@ -71,6 +74,11 @@ class CertificationStatus:
     refuted: bool
     overall: float
     seconds: float
+
+    @property
+    def expected(self) -> float:
+        """The bound for all ``labels`` that the project will have."""
+        return self.wrong / max(self.labels, 1)
 
     def suggestion(self, position: int) -> tuple[TaskId, Suggestion]:
         """The task at this position of the audit sample, and what is certified about it."""
@@ -86,7 +94,8 @@ def certification_status(
 
     ``tasks``: those that still exist. Only audits count for the certificate, in the order of the audit sample
     up to the first that is not answered. One that was skipped or deleted counts as wrong: whatever is hard
-    for people must not be left out of the sample.
+    for people must not be left out of the sample. Elsewhere skips and deletions prove nothing about a
+    suggestion, so they leave the errors that may be in the rest as they are.
     """
     annotations, there = list(annotations), set(tasks)
     states = resolve_labels(annotations)
@@ -94,20 +103,23 @@ def certification_status(
     unanswered = np.isnan(outcomes)
     audited = int(unanswered.argmax()) if unanswered.any() else len(sample)
     target = sample.target
-    sets = thresholds(sample.confidences, target, sample.planned)
+    sets = thresholds_of(sample)
     certificate = certify(sets, sample.confidences[:audited], outcomes[:audited] == 0, target)
     alive = np.array([int(task) in there for task in sample.tasks.tolist()], bool)
     by_people = alive & ~unanswered
+    skipped = {task for task, (state, _) in states.items() if state is LabelState.SKIPPED}
+    corrected = by_people & (outcomes == 0) & ~np.isin(sample.tasks, list(skipped))
     accepted, wrong = None, 0
     rest: npt.NDArray[np.int64] = np.empty(0, np.int64)
     for tested in certificate.tested[: None if certificate.failed is None else -1]:
         inside = sample.confidences >= tested.threshold.confidence
         left = np.flatnonzero(inside & alive & ~by_people)
-        most = tested.threshold.tolerated - int((inside & by_people & (outcomes == 0)).sum())
+        most = tested.threshold.tolerated - int((inside & corrected).sum())
         if most >= 0:
-            accepted, wrong, rest = tested, most, left
+            accepted, wrong, rest = tested, min(most, len(left)), left
     frame = set(sample.tasks.tolist())
-    human = sum(1 for state, _ in states.values() if state is LabelState.LABELLED)
+    human = sum(task in there and state is LabelState.LABELLED for task, (state, _) in states.items())
+    earlier = {task for task, (state, _) in states.items() if state is LabelState.MACHINE} - frame
     answers = [a for a in annotations if a.lead_time and not a.machine]
     times = np.array([a.lead_time for a in answers], np.float64)
     times = times[busy([a.annotator for a in answers], times)]
@@ -118,7 +130,8 @@ def certification_status(
         audited=audited,
         waiting=int(unanswered[: sample.count].sum()),
         human=human,
-        earlier=len({task for task, (state, _) in states.items() if state is LabelState.MACHINE} - frame),
+        earlier=len(earlier),
+        labels=len(there - earlier - skipped),
         accepted=accepted,
         rest=rest,
         wrong=wrong,
@@ -150,7 +163,7 @@ def _outcomes(
 
 
 def _next_target(
-    sample: AuditSample, sets: list[Threshold], wrong: npt.NDArray[np.bool_], accepted: Tested | None
+    sample: AuditSample, sets: Sequence[Threshold], wrong: npt.NDArray[np.bool_], accepted: Tested | None
 ) -> NextTarget | None:
     """The set to aim at among ``sets``, those from the first that failed; ``wrong`` (n,) of the audits."""
     confidences, target = sample.confidences[: len(wrong)], sample.target

@@ -143,7 +143,7 @@ def backend_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> St
     row = ours.pop() if ours else None
     for other in ours:
         studio.call("DELETE", f"/api/ml/{other['id']}")
-    removed = f", {len(ours)} more rows removed" if ours else ""
+    removed = f"; removed: {', '.join(str(other['url']) for other in ours)}" if ours else ""
     if row is None:
         _save_backend(studio, "POST", "/api/ml/", wanted)
         # Label Studio on SQLite repeats a request that met a locked database, row written or not.
@@ -154,7 +154,9 @@ def backend_step(ref: ProjectRef, studio: LabelStudio, settings: Settings) -> St
     if row["state"] == "CO" and all((row.get(name) or "") == (value or "") for name, value in shown.items()):
         return Step("ML backend", "changed" if ours else "kept", wanted["url"] + removed)
     _save_backend(studio, "PATCH", f"/api/ml/{row['id']}", wanted)
-    return Step("ML backend", "changed", wanted["url"] + removed)
+    was = str(row["url"])
+    moved = f"{was} → " if was.rstrip("/") != wanted["url"] else ""
+    return Step("ML backend", "changed", moved + wanted["url"] + removed)
 
 
 def _our_backends(ref: ProjectRef, studio: LabelStudio, url: str) -> list[dict[str, Any]]:
