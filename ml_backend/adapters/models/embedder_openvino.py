@@ -19,10 +19,14 @@ import numpy as np
 
 from ml_backend.adapters.files.features import feature_set
 from ml_backend.adapters.models.backbones import Backbone, backbone, pixels_to_features
-from ml_backend.adapters.models.decode import DEFAULT_LIMITS, Limits, decode
+from ml_backend.adapters.models.decode import DEFAULT_LIMITS, Limits, Pixels, decode
 from ml_backend.adapters.models.openvino_quiet import ov
+from ml_backend.domain.errors import ServerError
 from ml_backend.domain.generation import Floats
-from ml_backend.prefetch import cpus, in_order
+from ml_backend.prefetch import HungError, cpus, in_order
+
+PATIENCE = 600.0
+"""Seconds that one image may take on a busy machine; longer only takes what stands for ever."""
 
 
 class OpenVinoEmbedder:
@@ -62,18 +66,29 @@ class OpenVinoEmbedder:
             },
         )
         self._local = threading.local()
+        # OpenVINO makes a static of its first inference while the GIL changes hands: several threads that
+        # begin at once deadlock with the interpreter now and then. So the first one has no company.
+        self._infer(np.zeros((size, size, 3), np.uint8))
         self._pool = ThreadPoolExecutor(self._threads, "embed")
 
     def embed(self, images: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, Floats | Exception]]:
         """(name, file bytes) → (name, features (F,)) or (name, BadImage), in order and lazily."""
-        return in_order(self._pool, self._features, images, ahead=8 * self._threads)
+        try:
+            yield from in_order(self._pool, self._features, images, 8 * self._threads, PATIENCE)
+        except HungError:
+            raise ServerError(
+                f"Embedding one image with {self.name} took more than {PATIENCE:g} s: OpenVINO hangs.",
+                "Start the worker again; images that are embedded stay so.",
+            ) from None
 
     def close(self) -> None:
         """Stop the threads; what is under way is finished, what waits is dropped."""
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _features(self, data: bytes) -> Floats:
-        pixels = decode(data, self._size, self._limits)
+        return self._infer(decode(data, self._size, self._limits))
+
+    def _infer(self, pixels: Pixels) -> Floats:
         request: Any = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()

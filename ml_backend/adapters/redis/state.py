@@ -12,12 +12,14 @@ from typing import Any
 
 from redis.client import PubSub
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from ml_backend.adapters.redis.client import Connections
 from ml_backend.domain.events import Event, from_text, to_text
 from ml_backend.domain.model import Annotation, AnnotationId, ContentKey, PredictionId, ProjectRef, TaskId
 from ml_backend.domain.unread import Unread
+from ml_backend.ports import StoreMemory
 
 PROJECTS = "rush:projects"
 EVENTS = "rush:events"
@@ -65,6 +67,16 @@ class RedisState:
         """Whether nobody has asked this, over all processes, for so many seconds."""
         with self._redis() as redis:
             return bool(redis.set(f"rush:last:{what}", "1", nx=True, ex=int(seconds)))
+
+    def memory(self) -> StoreMemory:
+        """Memory in use, its limit and the eviction policy, which a managed Redis may not tell."""
+        with self._redis() as redis:
+            try:
+                found = redis.info("memory")
+            except ResponseError:  # INFO is forbidden or renamed
+                return StoreMemory("")
+        policy = str(found.get("maxmemory_policy", ""))
+        return StoreMemory(policy, int(found.get("used_memory", 0)), int(found.get("maxmemory", 0)))
 
     def options(self, project: ProjectRef) -> dict[str, str]:
         """Per-project choices and facts."""

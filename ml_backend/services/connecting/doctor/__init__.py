@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ml_backend.domain.errors import RushError
 from ml_backend.domain.model import ProjectRef
 from ml_backend.ports import LabelStudio, State
-from ml_backend.services.connecting.doctor import access, backend, images, project, queue, webhook
+from ml_backend.services.connecting.doctor import access, backend, images, project, queue, store, webhook
 from ml_backend.services.connecting.doctor.context import CannotCheckError, Check, CheckContext, Note
 from ml_backend.settings import Settings
 
@@ -35,6 +35,7 @@ CHECKS: tuple[tuple[str, Check], ...] = (
     ("ML backend", backend.row),
     ("ML backend state", backend.reached),
     ("project state", backend.known),
+    ("Redis", store.memory),
     ("workers", backend.workers),
     ("jobs given up", backend.given_up),
     ("webhook", webhook.row),
