@@ -64,7 +64,7 @@ def worth(container: Container, generation: Generation, truth: np.ndarray, label
     """Accuracy and purity of a generation on the images without a label."""
     ref = container.ref(1)
     tasks = container.state.tasks(ref)
-    features = container.features_of(generation).get([tasks[TaskId(n + 1)] for n in range(len(truth))])
+    features = container.features_of(ref, generation).get([tasks[TaskId(n + 1)] for n in range(len(truth))])
     assert generation.head is not None
     head = generation.head.encode(features)
     said = generation.head.probabilities(head, multiple=False).argmax(axis=1)

@@ -132,7 +132,7 @@ def web(folder: Path, url: str, count: int) -> dict[str, Any]:
         Settings(_env_file=None, sync_seconds=0),
         state,
         FileArtifacts(folder),
-        lambda generation: store(folder),
+        lambda ref, generation: store(folder),
         cast(Jobs, MemoryJobs()),
         cast(LabelStudio, studio),
         lambda ref: index,

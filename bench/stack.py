@@ -121,7 +121,7 @@ def answer(label: str, **fields: Any) -> dict[str, Any]:
 
 def store_features(container: Container, keys: Sequence[ContentKey], features: np.ndarray) -> FileFeatures:
     """Put ready-made features where worker and backend find them."""
-    store = container.features_of(None)
+    store = container.features(container.feature_set_for([]))
     assert isinstance(store, FileFeatures)
     for start in range(0, len(keys), 1000):
         store.append(keys[start : start + 1000], features[start : start + 1000])

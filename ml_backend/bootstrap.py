@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from ml_backend.services.serving.registry import Projects
 
 
+SIZE_OPTION = "image_size"
+"""The option of a project that says which size its images were found to need."""
 PROMPT = 0.8
 """Seconds for the one prediction request inside a submit: Label Studio gives the webhook one second."""
 
@@ -138,18 +140,73 @@ class Container:
 
         return FileArtifacts(self.settings.data_dir)
 
-    def feature_set_of(self, generation: Generation | None) -> str:
+    def feature_set_of(self, project: ProjectRef, generation: Generation | None) -> str:
         """The features of new images: of the backbone of the settings, or as it was fine-tuned."""
-        from ml_backend.adapters.files.features import feature_set
-
-        wanted = feature_set(self.settings.backbone, self.settings.image_size)
+        wanted = self.untuned_feature_set(project, generation)
         if generation is not None and untuned(generation.backbone) == wanted:
             return generation.backbone
         return wanted
 
+    def untuned_feature_set(self, project: ProjectRef, generation: Generation | None) -> str:
+        """The features of the backbone of the settings as delivered.
+
+        At the size of the settings; where it is left to the images that of the generation, else what they
+        were found to need.
+        """
+        from ml_backend.adapters.files.features import feature_set, size_of
+
+        backbone, size = self.settings.backbone, self.settings.image_size
+        if not isinstance(size, int):
+            kept = None if generation is None else size_of(untuned(generation.backbone), backbone)
+            size = kept or int(self.state.options(project).get(SIZE_OPTION) or self._ordinary_size)
+        return feature_set(backbone, size)
+
     def feature_set(self, project: ProjectRef) -> str:
         """The features that the images of a project have, or are to get."""
-        return self.feature_set_of(self.artifacts.generation(project))
+        return self.feature_set_of(project, self.artifacts.generation(project))
+
+    @property
+    def _ordinary_size(self) -> int:
+        from ml_backend.adapters.models.backbones import backbone
+        from ml_backend.services.embedding.image_size import ORDINARY
+
+        spec = backbone(self.settings.backbone)
+        return spec.size if spec.fixed else ORDINARY
+
+    def feature_set_for(self, images: Iterable[bytes]) -> str:
+        """The features of images like these, of no project."""
+        from ml_backend.adapters.files.features import feature_set
+
+        return feature_set(self.settings.backbone, self._size_for(images))
+
+    def _size_for(self, images: Iterable[bytes]) -> int:
+        """The size of the settings, else the one for images like these."""
+        from ml_backend.adapters.models.backbones import backbone
+        from ml_backend.adapters.models.decode import longer_side
+        from ml_backend.services.embedding.image_size import all_small
+
+        if isinstance(self.settings.image_size, int):
+            return self.settings.image_size
+        small = backbone(self.settings.backbone).small
+        sides = (side for data in images if (side := longer_side(data)) is not None)
+        return small if small and all_small(sides) else self._ordinary_size
+
+    def settle_image_size(self, project: ProjectRef, images: Iterable[bytes]) -> None:
+        """Choose the size of a project by its first images, for good; ``images`` are read only where needed.
+
+        A project whose images were embedded before keeps its size.
+        """
+        from ml_backend.adapters.files.features import feature_set
+
+        if isinstance(self.settings.image_size, int) or SIZE_OPTION in self.state.options(project):
+            return
+        if self.artifacts.generation_number(project) is not None:
+            return
+        keys = [key for key in self.state.tasks(project).values() if key]
+        before = self.features(feature_set(self.settings.backbone, self._ordinary_size)) if keys else None
+        known = before is not None and any(key in before for key in keys)
+        size = self._ordinary_size if known else self._size_for(images)
+        self.state.settle_option(project, SIZE_OPTION, str(size))
 
     def features(self, name: str) -> Features:
         """Backbone features as files, by the name of their set."""
@@ -161,9 +218,9 @@ class Container:
             self._features[name] = FileFeatures(self.settings.data_dir / "features", name, dim)
         return self._features[name]
 
-    def features_of(self, generation: Generation | None) -> Features:
-        """The features that may be compared with those of this generation."""
-        return self.features(self.feature_set_of(generation))
+    def features_of(self, project: ProjectRef, generation: Generation | None) -> Features:
+        """The features that may be compared with those of this generation of a project."""
+        return self.features(self.feature_set_of(project, generation))
 
     @cached_property
     def _features(self) -> dict[str, Features]:
@@ -286,15 +343,15 @@ class Container:
     def _embedders(self) -> dict[str, Embedder]:
         return {}
 
-    @cached_property
-    def finetuner(self) -> Finetuner:
-        """Trains whole backbones."""
+    def finetuner(self, project: ProjectRef) -> Finetuner:
+        """Trains whole backbones, at the size of the project's images."""
+        from ml_backend.adapters.files.features import made_with
         from ml_backend.adapters.models.finetuner import TorchFinetuner
 
         settings = self.settings
         return TorchFinetuner(
             settings.backbone,
-            settings.image_size,
+            made_with(self.feature_set(project))[1],
             settings.device,
             self._networks,
             self._limits,

@@ -16,6 +16,7 @@ from ml_backend.domain.errors import NotFound, NotReady, UnusableConfig
 from ml_backend.domain.events import Synced
 from ml_backend.domain.model import ProjectRef, TaskId
 from ml_backend.services.embedding import ingest as ingesting
+from ml_backend.services.embedding.image_size import spread
 from ml_backend.services.learning.finetune import FinetuningRun
 from ml_backend.services.retiring.retire import retire_if_gone, retired, revive
 from ml_backend.services.syncing import sync as syncing
@@ -69,6 +70,7 @@ def _of_a_project(job: Callable[..., None]) -> Callable[..., None]:
 def ingest(ref: ProjectRef, images: Mapping[str, str]) -> None:
     """Embed the images of these tasks, then lay out the map; many are shared out over all workers."""
     here = container()
+    here.settle_image_size(ref, ingesting.downloads(ref, here.studio, spread(list(images.values()))))
     if len(images) > SHARD:
         pairs = list(images.items())
         for start in range(0, len(pairs), SHARD):
@@ -141,7 +143,8 @@ def finetune(ref: ProjectRef, force: bool = False) -> None:
         told.setdefault(stage, _log_progress(ref, stage, "steps"))(done, total)
 
     current = here.learner(ref)
-    round_ = FinetuningRun(current, partial(here.learner, ref), embed, here.finetuner, here.studio, progress)
+    tuner = here.finetuner(ref)
+    round_ = FinetuningRun(current, partial(here.learner, ref), embed, tuner, here.studio, progress)
     try:
         outcome = round_.run(ref)
     except NotReady as error:

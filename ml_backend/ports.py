@@ -275,6 +275,9 @@ class State(Protocol):
 
     def set_options(self, project: ProjectRef, **options: str) -> None: ...
 
+    def settle_option(self, project: ProjectRef, name: str, value: str) -> None:
+        """Set an option unless it is set: of several processes the first decides."""
+
     def tasks(self, project: ProjectRef, only: Sequence[TaskId] | None = None) -> dict[TaskId, ContentKey]:
         """Every known task, or those of ``only``; the key is empty where its image is not embedded."""
 

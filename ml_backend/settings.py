@@ -6,7 +6,7 @@ import logging
 import os
 import ssl
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -79,7 +79,11 @@ class Settings(BaseSettings):
         "meta", description="Where the map is written back: meta, meta and data columns, or nowhere."
     )
     backbone: str = Field("efficientnet-lite0", description="Embedding model.")
-    image_size: int = Field(224, ge=64, description="Side in pixels that images are embedded at.")
+    image_size: Annotated[int, Field(ge=64)] | Literal["auto"] = Field(
+        "auto",
+        description="Side in pixels that images are embedded at. auto: 160 where a new project's images have "
+        "no more than 64 pixels on their longer side, else 224.",
+    )
     device: str = Field("auto", description="Where training runs: auto, cpu, cuda.")
     gpus: int = Field(0, ge=0, description="GPUs that a fine-tuning run uses together; 0 uses all.")
     self_epochs: int = Field(

@@ -157,7 +157,7 @@ class World:
             settings,
             self.state,
             artifacts,
-            lambda generation: features,
+            lambda ref, generation: features,
             self.jobs,
             self.studio,
             lambda ref: self.index,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import strategies
 from ml_backend.bootstrap import Container
 from ml_backend.controls import taken_in
-from ml_backend.domain.errors import BadRequest
+from ml_backend.domain.errors import BadRequest, RushError
 from ml_backend.domain.events import StrategyChosen
 from ml_backend.domain.model import ProjectRef
 from ml_backend.operations.default_config import default_label_config
@@ -18,9 +19,13 @@ from ml_backend.services.connecting.connect import Step
 from ml_backend.services.connecting.doctor import Finding
 from ml_backend.services.connecting.doctor import doctor as examine
 from ml_backend.services.datasets.importer import Importer, ImportReport, Progress
-from ml_backend.services.datasets.sources import read_source
+from ml_backend.services.datasets.sources import SourceItem, read_source
+from ml_backend.services.embedding.image_size import spread
 from ml_backend.services.embedding.ingest import ask_again
 from ml_backend.services.retiring.retire import revive
+
+HEAD = 1_000_000
+"""Bytes of a file that tell how large its picture is."""
 
 
 def connect(
@@ -118,6 +123,8 @@ def import_images(
     container.state.set_options(ref, **change)
     revive(ref, container.state, container.jobs)
     ask_again(ref, container.state)
+    items = list(read_source(source, control.image_key))
+    container.settle_image_size(ref, _bytes_of(spread(items), container, ref))
     feature_set = container.feature_set(ref)
     importer = Importer(
         ref,
@@ -131,7 +138,18 @@ def import_images(
         lambda: container.embedder(feature_set),
         progress,
     )
-    return importer.run(read_source(source, control.image_key))
+    return importer.run(items)
+
+
+def _bytes_of(items: Iterable[SourceItem], container: Container, ref: ProjectRef) -> Iterator[bytes]:
+    """The beginnings of images that can be read; the import says why the others can't."""
+    for item in items:
+        with suppress(RushError, OSError):
+            if item.path is None:
+                yield container.studio.download(item.address, ref.id)
+            else:
+                with item.path.open("rb") as file:
+                    yield file.read(HEAD)
 
 
 def doctor(

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ml_backend.domain.generation import Array
 from ml_backend.domain.labels import resolve_label, resolve_labels
 from ml_backend.domain.model import Annotation, LabelState
 from ml_backend.services.datasets.sources import SourceItem, read_source
+from ml_backend.services.embedding.image_size import SAMPLE
 from ml_backend.services.queue.pace import LEAST_TIMED, timed_answers
 from ml_backend.settings import Settings
 
@@ -77,7 +79,9 @@ def of_project(project: int, out: Path, container: Container) -> tuple[Prepared,
     if control.multiple:
         raise BadRequest(f"Project {project} is multiple choice.", "Simulations need one class per image.")
     keys = container.state.tasks(ref)
-    features = container.features_of(None)  # a fine-tuned network has seen the labels that judge it here
+    # A fine-tuned network has seen the labels that judge it here.
+    untuned = container.untuned_feature_set(ref, container.artifacts.generation(ref))
+    features = container.features(untuned)
     annotations = [a for record in container.studio.records(project, control) for a in record.annotations]
     left_out: list[str] = []
     labels, wanted = [], []
@@ -129,11 +133,13 @@ def embed_labelled(
     count done.
     """
     container = Container(settings)
-    embedder = container.embedder(container.feature_set_of(None))
+    files = iter(files)
+    first = list(islice(files, SAMPLE))
+    embedder = container.embedder(container.feature_set_for(data for _, _, data in first))
     given: list[str] = []
 
     def noted() -> Iterator[tuple[str, bytes]]:
-        for label, name, data in files:
+        for label, name, data in chain(first, files):
             given.append(label)
             yield name, data
 

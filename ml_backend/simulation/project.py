@@ -61,7 +61,7 @@ class MemoryProject:
             Settings(_env_file=None, sync_seconds=0),
             self.state,
             self.artifacts,
-            lambda generation: self.features[BACKBONE if generation is None else generation.backbone],
+            lambda ref, generation: self.features[BACKBONE if generation is None else generation.backbone],
             memory.jobs,
             cast(LabelStudio, self.studio),
             memory.index,

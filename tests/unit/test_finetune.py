@@ -125,7 +125,9 @@ def container(
     )
     made, studio = Container(settings), Digits(digits)
     tuner = TorchFinetuner("tiny", SIZE, "cpu", tmp_path / "networks", looks=4, learning_rate=2e-3)
-    made.__dict__.update(studio=studio, jobs=FakeJobs(), state=state, origin=studio.origin, finetuner=tuner)
+    made.__dict__.update(
+        studio=studio, jobs=FakeJobs(), state=state, origin=studio.origin, finetuner=lambda ref: tuner
+    )
     monkeypatch.setattr(jobs, "container", lambda: made)
     ref = made.ref(1)
     state.set_options(ref, label_config=CONFIG)
@@ -164,7 +166,7 @@ def test_a_better_backbone_is_published_and_judged_only_on_what_it_has_not_seen(
     seen = set(full.manifest["tuned_on"])
     assert len(seen) == 0.8 * LABELS
     assert not judged(full) & seen
-    assert len(container.features_of(full).missing(container.state.tasks(ref).values())) == 0
+    assert len(container.features_of(ref, full).missing(container.state.tasks(ref).values())) == 0
     assert ("lay_out_map", {}) in container.jobs.asked
     jobs.train(ref)  # an ordinary round afterwards
     again = current(container)
@@ -315,9 +317,8 @@ def test_a_teacher_of_a_quick_network_has_weights_of_its_own() -> None:
 def test_on_a_gpu_the_weights_are_worth_as_much(
     digits: list[Path], tmp_path: Path, container: Container
 ) -> None:
-    container.__dict__["finetuner"] = TorchFinetuner(
-        "tiny", SIZE, "cuda", tmp_path, looks=4, learning_rate=2e-3
-    )
+    tuner = TorchFinetuner("tiny", SIZE, "cuda", tmp_path, looks=4, learning_rate=2e-3)
+    container.__dict__["finetuner"] = lambda ref: tuner
     plain = current(container)
     jobs.finetune(ProjectRef("http://studio", 1))
     assert current(container).number == plain.number + 1

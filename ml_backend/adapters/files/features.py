@@ -34,6 +34,12 @@ def made_with(feature_set: str) -> tuple[str, int]:
     return backbone, int(size)
 
 
+def size_of(feature_set: str, backbone: str) -> int | None:
+    """The input size of a feature set of this backbone; None for a set of another one."""
+    name, _, size = feature_set.rpartition("-")
+    return int(size) if name == backbone and size.isdigit() else None
+
+
 class FileFeatures:
     """``ports.Features`` in a folder of files; safe for many processes and threads, writers take turns.
 

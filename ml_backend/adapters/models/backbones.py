@@ -34,7 +34,8 @@ class Backbone:
     """A network that gives pooled features, with pretrained weights; its name stands for its weights.
 
     ``build`` returns a module in eval mode, (n, 3, size, size) normalised by ``mean`` and ``std`` of
-    0…1 RGB → (n, dim). ``size`` is the side it was trained at; ``fixed`` where it takes no other.
+    0…1 RGB → (n, dim). ``size`` is the side it was trained at; ``fixed`` where it takes no other. ``small``
+    is a side at which images of few pixels have the same neighbours as at 224, 0 where nobody measured it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Backbone:
     std: Triple = IMAGENET_STD
     size: int = 224
     fixed: bool = False
+    small: int = 0
 
 
 def backbone(name: str, tuned: Path | None = None) -> Backbone:
@@ -165,7 +167,7 @@ def _torchvision(name: str, classifier: str) -> Callable[[], nn.Module]:
 BUILT_IN = {
     spec.name: spec
     for spec in (
-        Backbone("efficientnet-lite0", 1280, _efficientnet_lite0, HALF, HALF),
+        Backbone("efficientnet-lite0", 1280, _efficientnet_lite0, HALF, HALF, small=160),
         Backbone("resnet18", 512, _torchvision("resnet18", "fc")),
         Backbone("resnet50", 2048, _torchvision("resnet50", "fc")),
         Backbone("vit_b_16", 768, _torchvision("vit_b_16", "heads"), fixed=True),

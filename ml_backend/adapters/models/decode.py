@@ -98,6 +98,15 @@ def _decode(data: bytes, size: int, limits: Limits) -> Pixels:
     return _upright(pixels, orientation)
 
 
+def longer_side(data: bytes) -> int | None:
+    """The longer side of the picture in pixels, from its header alone; None where that can't be read."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return max(image.size)
+    except Exception:  # noqa: BLE001 - Pillow's readers raise anything on hostile files
+        return None
+
+
 def _check_pixels(image: Image.Image, limits: Limits) -> None:
     width, height = image.size
     if width * height > limits.pixels:

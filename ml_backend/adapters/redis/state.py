@@ -87,6 +87,13 @@ class RedisState:
         """Set these options, leaving the others as they are; registers the project."""
         self._set(project, "options", options)
 
+    def settle_option(self, project: ProjectRef, name: str, value: str) -> None:
+        """Set an option unless it is set: of several processes the first decides; registers the project."""
+        with self._redis() as redis, redis.pipeline() as pipe:
+            pipe.sadd(PROJECTS, _entry(project))
+            pipe.hsetnx(_name(project, "options"), name, value)
+            pipe.execute()
+
     # ---- tasks
 
     def tasks(self, project: ProjectRef, only: Sequence[TaskId] | None = None) -> dict[TaskId, ContentKey]:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import chain, islice
 
@@ -251,6 +252,13 @@ def ask_again(ref: ProjectRef, state: State) -> None:
 
 class _NotItsFault(BadImage):
     """Label Studio did not answer, or not this token: the image itself may be fine."""
+
+
+def downloads(ref: ProjectRef, studio: LabelStudio, addresses: Iterable[str]) -> Iterator[bytes]:
+    """The bytes at these addresses, one after the other; what can't be read is left out."""
+    for address in addresses:
+        with suppress(RushError, OSError, ValueError):
+            yield studio.download(address, ref.id)
 
 
 def images(

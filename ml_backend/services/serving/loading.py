@@ -24,7 +24,7 @@ class ProjectPorts:
     settings: Settings
     state: State
     artifacts: Artifacts
-    features: Callable[[Generation | None], Features]
+    features: Callable[[ProjectRef, Generation | None], Features]
     jobs: Jobs
     studio: LabelStudio
     open_index: Callable[[ProjectRef], Index]
@@ -42,7 +42,7 @@ class Loader:
         options = ports.state.options(ref)
         self.label_config = options.get("label_config", "")
         self.pool = ProjectPool(ref, control_of(options), None)
-        self.features = ports.features(None)
+        self.features = ports.features(ref, None)
         self.events = OrderedLock(Rank.EVENTS)
         """Held by whoever changes state and pool together."""
         self.published: int | None = None
@@ -63,7 +63,7 @@ class Loader:
             with self.events:
                 self._missed = []
             try:
-                features = ports.features(generation)
+                features = ports.features(ref, generation)
                 fresh.add(ports.state.tasks(ref), features, place)
                 annotations = ports.state.annotations(ref)
                 if not is_read_by(options, control):  # until the sync has read them anew
