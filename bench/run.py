@@ -30,6 +30,7 @@ def main() -> None:
         cache = ["--cache", str(options.cache or folder)]
         runs = {
             "ingest": ["--bccd", str(bccd), "--cifar10", str(cifar10)],
+            "sizes": ["--cifar10", str(cifar10), "--mnist", str(mnist)],
             "index": [],
             "learning": ["--cifar10", str(cifar10), "--mnist", str(mnist), *cache],
             "submit": ["--cifar10", str(cifar10), *cache],

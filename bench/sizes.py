@@ -66,6 +66,7 @@ def main() -> None:
                 embedder = open_embedder(NAME, size, "cpu", Path(folder))
                 found[name][f"{size} px"] = figures(some, embedder, args.sample, args.blocks)
                 embedder.close()
+                print(name, size, found[name][f"{size} px"], flush=True)
     report("sizes", found, args.out)
 
 

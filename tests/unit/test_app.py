@@ -50,6 +50,17 @@ def client(client_of: Callable[..., FlaskClient]) -> FlaskClient:
     return client_of()
 
 
+@pytest.mark.parametrize("project", [999, "999", None])
+def test_training_of_a_project_that_is_not_there_is_refused_and_leaves_no_trace(
+    client: FlaskClient, world: World, project: int | str | None
+) -> None:
+    answer = client.post("/train", json={"project": project})
+    assert answer.status_code == 404
+    assert answer.json["hint"]
+    assert world.jobs.asked == []
+    assert world.state.projects() == [world.ref]
+
+
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
 def test_every_recorded_request_is_answered(client: FlaskClient, path: Path) -> None:
     recorded = json.loads(path.read_text())
