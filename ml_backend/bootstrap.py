@@ -263,7 +263,7 @@ class Container:
 
         slugs = {project.slug for project in self.state.projects()}
         return [
-            *files.prune(self.settings.data_dir, self.feature_set_of(None), slugs),
+            *files.prune(self.settings.data_dir, self.feature_set_for(()), slugs),
             *redis.prune(self.redis_url),
         ]
 
