@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ml_backend.bootstrap import Container
-from ml_backend.controls import control_of
+from ml_backend.controls import Control, control_of
 from ml_backend.domain.audit_sample import AuditSample
 from ml_backend.domain.errors import NotReady
 from ml_backend.domain.labels import resolve_labels
@@ -83,9 +83,15 @@ def look(
 ) -> CertificationStatus:
     """Where the audit sample stands by what Rush knows."""
     ref = container.ref(project)
+    sample = _by_present_names(sample, control_of(container.state.options(ref)))
     return certification_status(
         sample, container.state.tasks(ref), container.state.annotations(ref), human_error
     )
+
+
+def _by_present_names(sample: AuditSample, control: Control) -> AuditSample:
+    """The same suggestions under the names that people's answers have by now: classes may be renamed."""
+    return replace(sample, answers=tuple(control.current(labels) for labels in sample.answers))
 
 
 def accept(
@@ -98,6 +104,7 @@ def accept(
     ref, studio = existing(container, project), container.studio
     config = str(studio.project(project).get("label_config", ""))
     control = control_of(container.state.options(ref), config)
+    sample = _by_present_names(sample, control)
     total = len(container.state.tasks(ref))
     tasks: list[TaskId] = []
     annotations: list[Annotation] = []

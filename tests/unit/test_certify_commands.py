@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from ml_backend.adapters.redis.state import RedisState
 from ml_backend.cli import certify
 from ml_backend.cli import main as cli
+from ml_backend.controls import control_of
 from ml_backend.domain.errors import LabelStudioError, NotFound
 from ml_backend.domain.model import Annotation, PredictionId, PredictionRow, Task, TaskId, TaskRecord
 from ml_backend.services.certification import accept as accepting
@@ -205,6 +206,11 @@ def test_nothing_certified_is_not_taken_over(world: World) -> None:
     assert not world.studio.certified
 
 
+def left(world: World) -> list[TaskId]:
+    """What nobody has answered."""
+    return [task for task in world.tasks if world.project.pool.is_open(task)]
+
+
 def certified(world: World) -> None:
     rush("audit", "--error", "0.2", "--surest", "1", "--count", "60")
     audit_everything(world)
@@ -212,7 +218,7 @@ def certified(world: World) -> None:
 
 def test_what_label_studio_loses_once_is_written_again(world: World) -> None:
     certified(world)
-    world.studio.losing = [299, 300]
+    world.studio.losing = left(world)[:2]
     assert "231 of 231 certified images were written as predictions." in rush("certify", "--accept")
     world.studio.idle_actions = 2
     assert "231 of 231" in rush("certify", "--accept", "--as", "annotations")
@@ -221,10 +227,10 @@ def test_what_label_studio_loses_once_is_written_again(world: World) -> None:
 
 def test_what_label_studio_leaves_out_is_counted_and_named(world: World) -> None:
     certified(world)
-    world.studio.refusing = [299, 300]
+    one, other = world.studio.refusing = left(world)[:2]
     said = rush("certify", "--accept", code=1)
     assert "229 of 231 certified images were written as predictions." in said
-    assert "2 were not written: Label Studio left it out (tasks 299, 300)." in said
+    assert f"2 were not written: Label Studio left it out (tasks {one}, {other})." in said
     world.studio.idle_actions = 10**9
     said = rush("certify", "--accept", "--as", "annotations", code=1)
     assert "0 of 231 certified images were written as annotations." in said
@@ -244,6 +250,21 @@ def test_classes_that_were_renamed_are_named_and_nothing_is_said_to_be_written(
     assert not world.studio.certified
     world.config = config
     assert f"231 of 231 certified images were written as {kind}." in rush("certify", "--accept", "--as", kind)
+
+
+def test_a_rename_that_a_person_named_renames_what_is_certified(world: World) -> None:
+    certified(world)
+    said = rush("certify")
+    world.config = world.config.replace('"a"', '"A"')
+    renames = json.dumps({"a": "A"})
+    control = control_of({"label_config": world.config, "renames": renames})
+    world.state.set_options(world.ref, label_config=world.config, renames=renames)
+    notes = world.state.annotations(world.ref)
+    world.state.set_annotations(world.ref, [replace(n, labels=control.current(n.labels)) for n in notes])
+    assert rush("certify") == said
+    assert "231 of 231 certified images were written as predictions." in rush("certify", "--accept")
+    chosen = {row["result"][0]["value"]["choices"][0] for row in world.studio.certified.values()}
+    assert chosen == {"A", "b", "c"}
 
 
 def test_what_will_not_be_deleted_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -309,7 +330,7 @@ def test_where_much_was_deleted_the_target_of_all_labels_shows_it(world: World) 
     rush("audit", "--of-all", "--error", "0.2", "--count", "60")
     audit_everything(world)
     assert "20 % of all 300 labels wrong (60), people labelling what is not certified," in rush("certify")
-    rest = [task for task in world.tasks if world.project.pool.is_open(task)]
+    rest = left(world)
     world.project.deleted(rest[:131])
     said = rush("certify")
     assert "certified; skipped or deleted since: 131, so 60 of 169, 35.5 % of them" in said
