@@ -22,14 +22,14 @@ SHOWN = 10
 def show_sample(sample: AuditSample, project: int, console: Console) -> None:
     """Say what was drawn."""
     shown = "without" if sample.hidden else "with"
-    console.print(
+    _say(
         f"Audit sample {sample.number}: {sample.count} of the {len(sample)} surest open images are audits, "
         f"in random order. About {percent(sample.share)} of what people see are audits, "
         f"{shown} their suggestions, until they are done.\nTarget: at most {wanted(sample.target)}, with "
         f"{percent(sample.target.confidence)} confidence. It and the suggestions of generation "
         f"{sample.generation} are fixed from now on.\n"
         f"Next: label as usual, and look at any time with rush certify --project {project}",
-        highlight=False,
+        console,
     )
     if sample.count > len(sample) / 2:
         console.print(
@@ -41,38 +41,32 @@ def show_sample(sample: AuditSample, project: int, console: Console) -> None:
 
 def show_set_aside(sample: AuditSample, answered: int, project: int, console: Console) -> None:
     """Say which audit sample no longer counts, and how it comes back."""
-    console.print(
+    _say(
         f"Audit sample {sample.number} is set aside with {answered} answered audits. It comes back with: "
         f"rush audit --project {project} --resume {sample.number}",
-        highlight=False,
+        console,
     )
 
 
 def show_written(written: Written, certified: int, kind: str, console: Console) -> None:
     """Say what came into Label Studio, and what did not and why."""
     there = f"; {written.there} need none by now" if written.there else ""
-    console.print(
-        f"{written.new} of {certified} certified images were written as {kind}{there}.", highlight=False
-    )
+    _say(f"{written.new} of {certified} certified images were written as {kind}{there}.", console)
     for reason, tasks in _by_reason(written.missing).items():
-        console.print(
-            f"[yellow]{len(tasks)} were not written[/]: {escape(reason)} (tasks {_some(tasks)}).",
-            highlight=False,
-        )
+        _say(f"[yellow]{len(tasks)} were not written[/]: {escape(reason)} (tasks {_some(tasks)}).", console)
     if written.missing:
-        console.print("Mend that and run the same command again: it writes what is missing.", highlight=False)
+        _say("Mend that and run the same command again: it writes what is missing.", console)
 
 
 def show_reverted(reverted: Reverted, console: Console) -> None:
     """Say what was deleted, and what would not go."""
-    console.print(
-        f"{reverted.annotations} annotations and {reverted.predictions} predictions were taken back.",
-        highlight=False,
+    _say(
+        f"{reverted.annotations} annotations and {reverted.predictions} predictions were taken back.", console
     )
     for line in reverted.kept[:SHOWN]:
-        console.print(f"[yellow]not deleted[/]: {escape(line)}", highlight=False)
+        _say(f"[yellow]not deleted[/]: {escape(line)}", console)
     if reverted.kept:
-        console.print(f"{len(reverted.kept)} stay: run the same command again.", highlight=False)
+        _say(f"{len(reverted.kept)} stay: run the same command again.", console)
 
 
 def _by_reason(missing: Mapping[TaskId, str]) -> dict[str, list[TaskId]]:
@@ -102,23 +96,21 @@ def wanted(target: Target, labels: int | None = None) -> str:
 def show_need(project: int, images: int, target: Target, console: Console) -> None:
     """Say what a certificate would take where no audit sample was drawn yet."""
     error, confidence = target.error, target.confidence
-    console.print(
-        f"No audit sample was drawn in project {project} yet, so nothing is certified.", highlight=False
-    )
+    _say(f"No audit sample was drawn in project {project} yet, so nothing is certified.", console)
     for size, name in ((images, f"all {images} open images"), (images // 2, "the surer half of them")):
         flawless = audits_needed(target, 0.0, size) if size else None
         typical = audits_needed(target, error / 4, size) if size else None
         if flawless is None or typical is None:
-            console.print(f"{name}: too few to certify {percent(error)}.", highlight=False)
+            _say(f"{name}: too few to certify {percent(error)}.", console)
             continue
-        console.print(
+        _say(
             f"To take over {name} with at most {percent(error)} wrong: {flawless} audits among them if all "
             f"suggestions are right, about {typical} if {percent(error / 4)} are wrong.",
-            highlight=False,
+            console,
         )
-    console.print(
+    _say(
         f"Draw them with: rush audit --project {project} --error {error:g} --confidence {confidence:g}",
-        highlight=False,
+        console,
     )
 
 
@@ -140,7 +132,7 @@ def show_status(found: CertificationStatus, project: int, human_error: float, co
     """Say what may be taken over now, or what is lacking and how long that takes."""
 
     def say(text: str) -> None:
-        console.print(text, markup=True)  # numbers and words of ours only
+        _say(text, console)
 
     sample, target, tested = found.sample, found.sample.target, found.accepted
     say(
@@ -226,6 +218,11 @@ def _set(threshold: Threshold, audited: int, wrong: int) -> tuple[str, str]:
         f"the {threshold.size} images with confidence {threshold.confidence:.3f} or more",
         f"{wrong} of {audited} audits among them wrong so far",
     )
+
+
+def _say(text: str, console: Console) -> None:
+    """Print a line with colours; what is not ours in it must be escaped."""
+    console.print(text, markup=True)
 
 
 def percent(share: float) -> str:

@@ -123,7 +123,7 @@ def train(project: int, full: bool) -> None:
     missing = run(open_container(), project, full=full)
     console.print("Training is queued; rush status shows the generation it ends in.")
     if missing:
-        console.print(f"[yellow]But {missing}[/]: start one with rush worker.", highlight=False)
+        console.print(Text(f"But {missing}: start one with rush worker.", "yellow"))
 
 
 @click.command()

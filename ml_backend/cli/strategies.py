@@ -17,10 +17,10 @@ def strategy(project: int, name: str | None) -> None:
 
     container = open_container()
     if name is None:
-        console.print(chosen_strategy(container, project), markup=False)
+        console.print(chosen_strategy(container, project))
         return
     choose_strategy(container, project, name)
-    console.print(f"Project {project} is ordered by {name} from the next submit on.", markup=False)
+    console.print(f"Project {project} is ordered by {name} from the next submit on.")
 
 
 @click.command(name="strategies")

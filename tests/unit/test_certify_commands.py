@@ -116,6 +116,7 @@ def world(state: RedisState, monkeypatch: pytest.MonkeyPatch) -> World:
 def rush(*words: str, code: int = 0) -> str:
     result = CliRunner().invoke(cli.main, [words[0], "--project", "1", *words[1:]])
     assert result.exit_code == code, result.output
+    assert "[/]" not in result.output
     return " ".join(result.output.split())
 
 
