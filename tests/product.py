@@ -12,6 +12,7 @@ from ml_backend.adapters.processes.backend_client import backend_status
 from ml_backend.adapters.processes.local_rush import LocalRush
 from ml_backend.adapters.processes.servers import LocalLabelStudio
 from ml_backend.bootstrap import Container
+from ml_backend.controls import parse_label_config
 from ml_backend.settings import Settings
 
 CLASSES = tuple("0123456789")
@@ -83,9 +84,9 @@ class Product:
 
     def answers(self, project: int) -> dict[int, tuple[str, ...]]:
         """What Label Studio holds."""
-        return {
-            int(r.task.id): r.annotations[0].labels for r in self.studio.records(project) if r.annotations
-        }
+        control = parse_label_config(str(self.studio.project(project)["label_config"]))
+        found = self.studio.records(project, control)
+        return {int(r.task.id): r.annotations[0].labels for r in found if r.annotations}
 
     def intended(self, project: int) -> set[int]:
         return set(self.status(project)["next"].values())

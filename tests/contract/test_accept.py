@@ -52,7 +52,7 @@ def tasks(studio: HttpLabelStudio, ref: ProjectRef, count: int, *, queued: int =
 
 
 def records(studio: HttpLabelStudio, ref: ProjectRef) -> dict[TaskId, TaskRecord]:
-    return {record.task.id: record for record in studio.records(ref.id)}
+    return {record.task.id: record for record in studio.records(ref.id, SPEC)}
 
 
 def annotate(studio: HttpLabelStudio, task: TaskId, **fields: Any) -> int:

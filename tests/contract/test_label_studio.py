@@ -74,7 +74,7 @@ def test_records_carry_data_meta_predictions_and_skipped_annotations(
     sent[0]["predictions"] = [prediction(SPEC, Suggestion(("dog",), 0.5), -2)]
     first, second, third = studio.import_tasks(project, sent)
     labelled, skipped = annotate(studio, first), annotate(studio, second, skipped=True)
-    records = {record.task.id: record for record in studio.records(project)}
+    records = {record.task.id: record for record in studio.records(project, SPEC)}
     assert records[first].task.meta == {"rush": {"x": 0.5}}
     [row] = records[first].predictions
     assert (row.task, row.score, row.model_version) == (first, -2, MODEL_VERSION)
