@@ -56,9 +56,7 @@ class Container:
     def redis_url(self) -> str:
         """The Redis of the settings, else the bundled one that runs in the data directory."""
         if self.settings.redis_url:
-            from ml_backend.adapters.redis.client import checked
-
-            return checked(self.settings.redis_url)
+            return self.settings.redis_url
         from ml_backend.adapters.processes.servers import LocalRedis
 
         found = LocalRedis.url_of(self.settings.data_dir.resolve() / "redis")

@@ -138,6 +138,21 @@ class Settings(BaseSettings):
             raise ValueError("an address has no blank in it")
         return value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _redis_address(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            fine = parts.scheme in ("redis", "rediss", "unix") and "@" not in parts.path and (parts.port or 1)
+        except ValueError:
+            fine = False
+        if value and not fine:
+            raise ValueError(
+                "no address of a Redis: write redis://:password@host:6379/0, special characters of the "
+                "password as %2F and the like"
+            )
+        return value
+
     @field_validator("log_level")
     @classmethod
     def _level(cls, value: str) -> str:

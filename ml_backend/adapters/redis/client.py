@@ -17,7 +17,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry
 
 from ml_backend.domain import deadline
-from ml_backend.domain.errors import BadRequest, StoreError
+from ml_backend.domain.errors import StoreError
 
 PROMPT, PATIENT = 0.7, 10.0
 """Seconds for one answer, inside of a deadline and outside of any."""
@@ -81,18 +81,3 @@ def address(url: str) -> str:
     except ValueError:
         return "RUSH_REDIS_URL"
     return "RUSH_REDIS_URL" if "@" in parts.path else shown  # part of a password
-
-
-def checked(url: str) -> str:
-    """The URL itself; BadRequest, which shows none of it, where it can't be one."""
-    try:
-        parts = urlsplit(url)
-        fine = parts.scheme in ("redis", "rediss", "unix") and "@" not in parts.path and (parts.port or 1)
-    except ValueError:
-        fine = False
-    if not fine:
-        raise BadRequest(
-            "RUSH_REDIS_URL is no address of a Redis.",
-            "Write redis://:password@host:6379/0, special characters of the password as %2F and the like.",
-        )
-    return url
