@@ -117,6 +117,12 @@ class Settings(BaseSettings):
             return value
         return value.strip() or cls.model_fields[str(info.field_name)].default
 
+    @field_validator("host")
+    @classmethod
+    def _bare(cls, value: str) -> str:
+        """An address of IPv6 may come in the brackets that it has in a URL."""
+        return value[1:-1] if value.startswith("[") and value.endswith("]") else value
+
     @field_validator("label_studio_url", "public_url", "replica_url", "qdrant_url")
     @classmethod
     def _web_address(cls, value: str) -> str:
@@ -164,7 +170,13 @@ class Settings(BaseSettings):
     @property
     def backend_url(self) -> str:
         """The address that Label Studio is told to call."""
-        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+        return (self.public_url or self.own_url).rstrip("/")
+
+    @property
+    def own_url(self) -> str:
+        """The address that the backend listens at."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
 
     @classmethod
     def read(cls) -> Settings:

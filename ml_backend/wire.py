@@ -39,6 +39,16 @@ from ml_backend.domain.provenance import is_marked
 M = TypeVar("M", bound=BaseModel)
 T = TypeVar("T")
 _FAR = 2.0**40
+_ABOUT_SOMETHING = {
+    "ANNOTATION_CREATED",
+    "ANNOTATION_UPDATED",
+    "ANNOTATIONS_CREATED",
+    "ANNOTATIONS_DELETED",
+    "TASKS_CREATED",
+    "TASKS_DELETED",
+    "PROJECT_UPDATED",
+}
+"""Actions that bring along what they are about; Label Studio is asked where one doesn't."""
 
 
 class _Wire(BaseModel):
@@ -48,6 +58,11 @@ class _Wire(BaseModel):
 def _id_of(value: Any) -> Any:
     """Label Studio sends related objects as an id or as an object that has one."""
     return value.get("id") if isinstance(value, Mapping) else value
+
+
+def _row_of(value: Any) -> Any:
+    """A related object; where only its id was sent, an object of just that."""
+    return {"id": value} if isinstance(value, int | str) else value
 
 
 def _rows(value: Any) -> Any:
@@ -119,7 +134,7 @@ class WebhookJson(_Wire):
     """The envelope of every webhook."""
 
     action: str = Field(min_length=1, max_length=64)
-    project: ProjectJson | None = None
+    project: Annotated[ProjectJson | None, BeforeValidator(_row_of)] = None
     annotation: Rows = []
     annotations: Rows = []
     task: Rows = []
@@ -140,31 +155,29 @@ class WebhookJson(_Wire):
 
         BadRequest where none of what it is about can be read.
         """
+        answers, tasks = self.annotation or self.annotations, self.tasks or self.task
         match self.action:
-            case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED":
-                answers, left_out = readable(
-                    self.annotation or self.annotations, lambda row: annotation(row, control)
-                )
-                event: StudioEvent = AnnotationsSaved(answers, self._tasks(), left_out)
-            case "ANNOTATIONS_DELETED":
-                event = AnnotationsDeleted(*readable(self.annotations, lambda row: AnnotationId(_id(row))))
-            case "TASKS_CREATED":
-                rows, left_out = readable(self.tasks, lambda row: parse(TaskJson, row))
+            case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED" if answers:
+                saved, left_out = readable(answers, lambda row: annotation(row, control))
+                return AnnotationsSaved(saved, self._tasks(), left_out)
+            case "ANNOTATIONS_DELETED" if answers:
+                return AnnotationsDeleted(*readable(answers, lambda row: AnnotationId(_id(row))))
+            case "TASKS_CREATED" if tasks:
+                rows, left_out = readable(tasks, lambda row: parse(TaskJson, row))
                 answered = any(row.total_annotations or row.cancelled_annotations for row in rows)
-                event = TasksCreated(tuple(row.to_domain() for row in rows), left_out, answered)
-            case "TASKS_DELETED":
-                event = TasksDeleted(*readable(self.tasks, lambda row: TaskId(_id(row))))
-            case "PROJECT_UPDATED":
-                return ProjectUpdated(self.label_config) if self.label_config else Unspecified(self.action)
+                return TasksCreated(tuple(row.to_domain() for row in rows), left_out, answered)
+            case "TASKS_DELETED" if tasks:
+                return TasksDeleted(*readable(tasks, lambda row: TaskId(_id(row))))
+            case "PROJECT_UPDATED" if self.label_config:
+                return ProjectUpdated(self.label_config)
             case "PROJECT_DELETED":
                 return ProjectDeleted()
             case "START_TRAINING":
                 return TrainingAsked()
             case _:
-                return Irrelevant(self.action)
-        if self.annotation or self.annotations or self.tasks:
-            return event
-        return Unspecified(self.action)
+                return (
+                    Unspecified(self.action) if self.action in _ABOUT_SOMETHING else Irrelevant(self.action)
+                )
 
     def _tasks(self) -> tuple[Task, ...]:
         """The tasks that an annotation's webhook brings along; malformed ones cost nothing else."""
@@ -193,7 +206,7 @@ def _task(row: Any) -> Task:
 
 
 def _id(row: Any) -> int:
-    return parse(IdOnly, row).id
+    return parse(IdOnly, _row_of(row)).id
 
 
 class PredictJson(_Wire):

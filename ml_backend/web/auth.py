@@ -53,7 +53,7 @@ def check_sender(settings: Settings) -> None:
     if request.method in ("GET", "HEAD", "OPTIONS"):
         return  # changes nothing, and no page of another site is shown the answer
     page = request.headers.get("Origin")
-    own = page is not None and (urlsplit(page).netloc or "-") in (host, urlsplit(settings.public_url).netloc)
+    own = page is not None and _place(page) in {host, _place(settings.public_url)} - {""}
     if (page is not None and not own) or request.headers.get("Sec-Fetch-Site", "none") not in (
         "same-origin",
         "none",
@@ -74,8 +74,8 @@ def _is_ours(name: str, settings: Settings) -> bool:
     try:
         ip_address(name)
     except ValueError:
-        known = (f"//{settings.host}", settings.public_url, settings.replica_url)
-        return name == "localhost" or name in {_name(address) for address in known}
+        known = (settings.own_url, settings.public_url, settings.replica_url)
+        return name == "localhost" or name in {_name(address) for address in known} - {""}
     return True
 
 
@@ -83,6 +83,14 @@ def _name(address: str) -> str:
     """The host's name in an address, or nothing."""
     try:
         return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _place(address: str) -> str:
+    """Host and port in an address, or nothing."""
+    try:
+        return urlsplit(address).netloc
     except ValueError:
         return ""
 

@@ -81,6 +81,22 @@ def test_redis_has_a_private_socket_where_the_path_is_too_long_for_one(folder: P
         assert not place.parent.exists()
 
 
+def test_a_killed_redis_is_found_where_it_was_though_the_path_is_too_long_for_a_socket(folder: Path) -> None:
+    server = LocalRedis(folder / ("long" * 30))
+    try:
+        server.start()
+        with ask(url := server.url) as client:
+            client.set("word", "kept")
+            client.config_set("appendfsync", "always")
+            os.kill(server.pid, signal.SIGKILL)
+            assert until(lambda: not server.running)
+            server.start()
+            assert server.url == url
+            assert client.ping()
+    finally:
+        server.stop()
+
+
 def test_redis_in_a_folder_of_any_name_listens_in_it(folder: Path) -> None:
     server = LocalRedis(folder / 'a "b" \\c\'')
     try:

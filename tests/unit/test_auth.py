@@ -83,6 +83,8 @@ def client_of(world: World) -> Iterator[Callable[..., FlaskClient]]:
         ({"Content-Type": "text/plain", "Origin": "http://evil.example"}, 403),
         ({"Content-Type": JSON, "Origin": "http://evil.example"}, 403),
         ({"Content-Type": JSON, "Origin": "null"}, 403),
+        ({"Content-Type": JSON, "Origin": ""}, 403),
+        ({"Content-Type": JSON, "Origin": "http://[evil"}, 403),
         ({"Content-Type": JSON, "Origin": "http://localhost:8080"}, 403),  # Label Studio's own page
         ({"Origin": "http://evil.example"}, 403),
         ({"Sec-Fetch-Site": "cross-site"}, 403),
@@ -90,6 +92,7 @@ def client_of(world: World) -> Iterator[Callable[..., FlaskClient]]:
         ({"Content-Type": JSON, "Host": "evil.example"}, 403),
         ({"Content-Type": JSON, "Host": "evil.example:9090", "Origin": "http://evil.example:9090"}, 403),
         ({"Content-Type": JSON, "Host": "localhost.evil.example:9090"}, 403),
+        ({"Content-Type": JSON, "Host": "[::"}, 403),
     ],
 )
 def test_what_a_page_of_another_site_sends_is_refused_and_changes_nothing(

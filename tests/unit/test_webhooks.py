@@ -145,6 +145,32 @@ def test_malformed_ids_among_deleted_ones_lose_no_other(client: FlaskClient, wor
     assert until(lambda: world.project.pool.has(TaskId(99)))
 
 
+@pytest.mark.parametrize(
+    "rows", [{"annotations": [1, 2]}, {"annotation": [1, {"id": 2}]}, {"annotations": ["1", "2"]}]
+)
+def test_deleted_annotations_may_come_as_their_bare_ids_under_either_name(
+    client: FlaskClient, world: World, rows: dict[str, Any]
+) -> None:
+    sent(client, "ANNOTATIONS_CREATED", annotation=[row(number, number) for number in (1, 2, 3)])
+    assert sent(client, "ANNOTATIONS_DELETED", **rows).json == {"status": "ok"}
+    assert {it.id for it in world.state.annotations(world.ref)} == {3}
+
+
+@pytest.mark.parametrize("rows", [{"tasks": [5, 6]}, {"task": {"id": 5}}])
+def test_deleted_tasks_may_come_as_their_bare_ids_under_either_name(
+    client: FlaskClient, world: World, rows: dict[str, Any]
+) -> None:
+    assert sent(client, "TASKS_DELETED", **rows).json == {"status": "ok"}
+    assert not world.project.pool.has(TaskId(5))
+
+
+@pytest.mark.parametrize("project", [1, "1"])
+def test_the_project_may_be_its_bare_id(client: FlaskClient, world: World, project: Any) -> None:
+    body = {"action": "ANNOTATION_CREATED", "project": project, "annotation": row(1, 1)}
+    assert client.post("/webhook", json=body).status_code == 200
+    assert len(world.state.annotations(world.ref)) == 1
+
+
 def test_nothing_but_malformed_rows_is_a_400(client: FlaskClient, world: World) -> None:
     answer = sent(client, "ANNOTATIONS_CREATED", annotation=[{"id": 1}, 3])
     assert answer.status_code == 400

@@ -81,7 +81,7 @@ class LocalRush:
     def _answers(self) -> bool:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"http://{self.settings.host}:{self.settings.port}/health", timeout=2) as reply:
+            with opener.open(f"{self.settings.own_url}/health", timeout=2) as reply:
                 return bool(reply.status == 200)
         except (urllib.error.URLError, OSError):
             return False

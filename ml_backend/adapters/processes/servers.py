@@ -150,7 +150,6 @@ class LocalRedis:
         self.port = port
         self._password = secrets.token_hex(16) if port else ""
         self._socket = self.folder / "redis.sock"
-        self._private = not port and not _fits_socket(self._socket)
         self._child = Child("redis", self.folder)
 
     @property
@@ -189,8 +188,8 @@ class LocalRedis:
             raise ServerError(
                 f"Port {self.port} is taken.", "Stop what listens there or choose another port."
             )
-        if self._private and not self.running:
-            self._socket = _private_folder() / "redis.sock"
+        if not self.port and not _fits_socket(self._socket):
+            self._socket = _private_folder() / "redis.sock"  # kept until ``stop``: others know it by then
         self.folder.mkdir(parents=True, exist_ok=True)
         config = self.folder / "redis.conf"
         _write_privately(config, self._place())
@@ -215,8 +214,9 @@ class LocalRedis:
         return f'port 0\nunixsocket "{_quoted(self._socket)}"\nunixsocketperm 700\n'
 
     def _leave(self) -> None:
-        if self._private and not self.running:
+        if not self.running and self._socket.parent != self.folder:
             shutil.rmtree(self._socket.parent, ignore_errors=True)
+            self._socket = self.folder / "redis.sock"
 
     def _answers(self) -> bool:
         family = socket.AF_INET if self.port else socket.AF_UNIX
