@@ -6,7 +6,7 @@ import base64
 import socket
 import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler
 
 import pytest
@@ -246,3 +246,24 @@ def test_an_answer_that_is_no_http_is_a_bad_image() -> None:
         ):
             studio.download(f"http://127.0.0.1:{server.getsockname()[1]}/a.png")
         thread.join()
+
+
+def test_an_image_that_drips_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ml_backend.adapters.label_studio.images.SLOWEST", 0.3)
+    done = threading.Event()
+
+    class Dripping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            with suppress(OSError):
+                while not done.wait(0.05):
+                    self.wfile.write(b"x")
+
+        def log_message(self, *given: object) -> None: ...
+
+    with serving(Dripping) as address, closing(HttpLabelStudio(address, "t")) as studio:
+        with pytest.raises(BadImage, match="takes longer than"):
+            studio.download("/data/upload/1/a.png")
+        done.set()

@@ -40,6 +40,58 @@ def test_one_bad_json_line_spoils_only_itself(tmp_path: Path) -> None:
     assert [bool(item.problem) for item in items] == [False, True, False]
 
 
+@pytest.mark.parametrize(
+    "text", ["http://a/1.png\nhttp://a/2.png\n", "a.png,Cat\nb.png,Dog\n", "C:\\x\\a.jpg;Cat\nb.jpg;Dog\n"]
+)
+def test_a_table_whose_first_row_names_no_columns_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(BadRequest, match="names no columns"):
+        read(tmp_path, "list.csv", text)
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadRequest, match="two columns 'image'"):
+        read(tmp_path, "list.csv", "image,image\nhttp://a/1.png,http://a/2.png\n")
+
+
+def test_an_unclosed_quote_is_named_and_the_rows_before_it_come_in(tmp_path: Path) -> None:
+    text = 'image,note\nhttp://a/1.png,fine\nhttp://a/2.png,"open\nhttp://a/3.png,fine\n'
+    first, second = read(tmp_path, "list.csv", text)
+    assert (first.address, first.problem) == ("http://a/1.png", "")
+    assert "Not a row of a table" in second.problem
+
+
+def test_the_nameless_index_of_a_data_frame_is_no_part_of_the_address(tmp_path: Path) -> None:
+    items = read(tmp_path, "list.csv", ",image\n0,http://a/1.png\n1,http://a/2,3.png\n")
+    assert [item.address for item in items] == ["http://a/1.png", "http://a/2,3.png"]
+
+
+def test_excels_line_about_the_delimiter_is_no_header(tmp_path: Path) -> None:
+    items = read(tmp_path, "list.csv", "sep=;\r\nimage;note\r\nhttp://a/1.png;a,b\r\n")
+    assert [(item.address, item.task["data"]) for item in items] == [("http://a/1.png", {"note": "a,b"})]
+
+
+def test_lines_end_at_line_feeds_only_and_a_bad_first_one_spoils_only_itself(tmp_path: Path) -> None:
+    lines = ["{oops", '{"image": "http://a/1.png", "note": "a\u2028b\x85c"}', '{"image": "http://a/2.png"}']
+    items = read(tmp_path, "list.jsonl", "\r\n".join(lines))
+    assert [bool(item.problem) for item in items] == [True, False, False]
+    assert items[1].task["data"] == {"note": "a\u2028b\x85c"}
+
+
+def test_a_number_of_endless_digits_is_null(tmp_path: Path) -> None:
+    [item] = read(tmp_path, "list.json", f'[{{"image": "http://a/1.png", "n": {"9" * 5000}}}]')
+    assert item.task["data"] == {"n": None}
+
+
+def test_a_list_that_holds_more_than_addresses_is_named(tmp_path: Path) -> None:
+    good, bad = read(
+        tmp_path,
+        "list.json",
+        json.dumps([{"image": ["http://a/1.png"]}, {"image": ["http://a/1.png", None, 5]}]),
+    )
+    assert not good.problem
+    assert "Not a list of addresses" in bad.problem
+
+
 def test_file_addresses_are_paths(tmp_path: Path) -> None:
     image = tmp_path / "a b.png"
     image.touch()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, unquote_to_bytes, urljoin, urlsplit
@@ -15,6 +16,8 @@ from ml_backend.adapters.label_studio.transport import Transport, failure, unrea
 from ml_backend.domain.errors import BadImage, RushError
 from ml_backend.domain.shown import shown
 
+SLOWEST = 120.0
+"""Seconds for the bytes of one image: each read has a limit of its own, which dripping keeps."""
 _REDIRECTS = 5
 _STORAGE = frozenset({"s3", "gs", "azure-blob", "azure_blob", "redis", "dbfs"})
 _REFUSED = frozenset({400, 401, 403, 410})
@@ -201,10 +204,15 @@ class ImageSource:
         said = reply.headers.get("content-length", "")
         size = int(said) if said.isascii() and said.isdigit() else 0
         if size <= self._max_bytes:
+            end = time.monotonic() + SLOWEST
             for chunk in reply.iter_bytes():
                 body += chunk
                 if len(body) > self._max_bytes:
                     break
+                if time.monotonic() > end:
+                    raise BadImage(
+                        f"{shown(url, 100)} takes longer than {SLOWEST:.0f} s.", "Its server is too slow."
+                    )
         size = max(size, len(body))
         if size > self._max_bytes:
             raise self._too_large(shown(url, 100), size)

@@ -39,6 +39,9 @@ Place = Path | str
 """Where an image is: a file on this machine, or an address that is kept as it is."""
 
 
+_SEP = re.compile(r"sep=(.)\r?\n", re.IGNORECASE)
+
+
 class _Unreadable(str):
     """What is wrong with a row, in the row's place."""
 
@@ -141,7 +144,10 @@ def _row(name: str, row: Any, folder: Path, image_key: str) -> SourceItem:
         return SourceItem(name, problem=wrong)
     data = task["data"]
     key = next((key for key in (image_key, *COLUMNS) if value_at(data, key)), "") or _only_path(data)
-    values = texts_of(_listed(value_at(data, key))) if key else []
+    value = _listed(value_at(data, key)) if key else None
+    values = texts_of(value)
+    if isinstance(value, list) and values and len(values) < len(value):
+        return SourceItem(name, problem=f"Not a list of addresses: {shown(value, 100)}.")
     if not values:
         return SourceItem(
             name, problem=f"{NO_IMAGE}: neither {image_key!r} nor a column like {COLUMNS[1]!r}."
@@ -264,8 +270,10 @@ def _json_rows(source: Path) -> Iterator[tuple[str, Any]]:
     try:
         body = _loads(text)
     except (ValueError, RecursionError) as error:
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
-        if len(lines) < 2 or not lines[0][1].lstrip().startswith("{") or not _is_json(lines[0][1]):
+        # Not splitlines, which also cuts at line separators inside of strings.
+        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        whole = text.lstrip().startswith("[") or not any(_is_json(line) for _, line in lines)
+        if len(lines) < 2 or whole:
             raise BadRequest(f"{source.name} is not JSON: {error}.", "Give a list of tasks.") from None
         for number, line in lines:
             yield f"line {number}", _loads(line) if _is_json(line) else line
@@ -277,8 +285,8 @@ def _json_rows(source: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _loads(text: str) -> Any:
-    """JSON as pandas and others write it: NaN and infinities, which Label Studio refuses, become null."""
-    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite)
+    """JSON as pandas and others write it: what is no finite number elsewhere becomes null."""
+    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole)
 
 
 def _finite(text: str) -> float | None:
@@ -286,9 +294,16 @@ def _finite(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def _whole(text: str) -> int | None:
+    try:
+        return int(text)
+    except ValueError:  # more digits than Python reads
+        return None
+
+
 def _is_json(line: str) -> bool:
     try:
-        json.loads(line)
+        _loads(line)
     except (ValueError, RecursionError):
         return False
     return True
@@ -299,8 +314,10 @@ def _is_json(line: str) -> bool:
 
 def _csv_rows(source: Path, image_key: str) -> Iterator[tuple[str, Any]]:
     text = _text(source)
-    delimiter = _delimiter(text, image_key, source.suffix.lower() == ".tsv")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    said = _SEP.match(text)  # how Excel is told, and tells
+    text = _SEP.sub("\n", text, count=1)
+    delimiter = said[1] if said else _delimiter(text, image_key, source.suffix.lower() == ".tsv")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: Any = next(_filled(reader), [])
     if isinstance(header, _Unreadable):
         raise BadRequest(f"{source.name}, line 1: {header}", "The first row names the columns.")
@@ -308,6 +325,13 @@ def _csv_rows(source: Path, image_key: str) -> Iterator[tuple[str, Any]]:
     columns = [name for name in names if name]
     if not columns:
         raise BadRequest(f"{source.name} is empty.", "The first row names the columns.")
+    if address := next((name for name in columns if _PATH.search(name)), ""):
+        raise BadRequest(
+            f"The first row of {source.name} names no columns: it holds {shown(address, 100)!r}.",
+            f"Put a row with names above it: {image_key!r} for the images.",
+        )
+    if twice := next((name for name in columns if columns.count(name) > 1), ""):
+        raise BadRequest(f"{source.name} has two columns {shown(twice, 60)!r}.", "Give each its own name.")
     for row in _filled(reader):
         yield f"line {reader.line_num}", _cells(row, names, columns, delimiter, image_key)
 
@@ -332,7 +356,7 @@ def _cells(row: Any, names: Sequence[str], columns: Sequence[str], delimiter: st
     if len(columns) == 1:
         # A table of one column has nothing between its cells: addresses may hold any delimiter.
         key = image_key if columns[0] == image_key else COLUMNS[0]
-        return {key: delimiter.join(row).strip(delimiter)}
+        return {key: delimiter.join(row[names.index(columns[0]) :]).strip(delimiter)}
     if any(cell.strip() for cell in row[len(names) :]):
         return _Unreadable(
             f"It has {len(row)} cells, the header {len(names)}. Put cells with {delimiter!r} in quotes."
@@ -347,8 +371,9 @@ def _delimiter(text: str, image_key: str, tabs: bool) -> str:
     """
     headers = {}
     for delimiter in ("\t", *_DELIMITERS) if tabs else _DELIMITERS:
-        rows = _filled(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter))
-        headers[delimiter] = [name.strip() for name in next(rows, [])]
+        rows = _filled(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
+        header: Any = next(rows, [])
+        headers[delimiter] = [] if isinstance(header, _Unreadable) else [name.strip() for name in header]
     wanted = {image_key, *COLUMNS}
 
     def fit(delimiter: str) -> tuple[bool, int]:
