@@ -9,6 +9,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,24 @@ def test_a_webhook_that_comes_while_the_project_is_loading_is_taken_in_afterward
     assert time.monotonic() - began < 1.0, "Label Studio waits one second"
     go.set()
     assert until(lambda: [project.pool.counts()["labelled"] for project in projects] == [1])
+    projects.stop()
+
+
+def test_few_requests_wait_for_a_project_that_is_loading(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    projects, go = slow_to_load(world, monkeypatch)
+    body = {"project": "1.5", "tasks": [{"id": 1, "data": {}}]}
+
+    def ask() -> int:
+        return app.test_client().post("/predict", json=body).status_code
+
+    app = create_app(Settings(_env_file=None), projects)
+    with ThreadPoolExecutor(8) as people:
+        asked = [people.submit(ask) for _ in range(8)]
+        assert until(lambda: sum(each.done() for each in asked) == 5), "refused at once"
+        go.set()
+        assert sorted(each.result() for each in asked) == [200] * 3 + [503] * 5
     projects.stop()
 
 

@@ -33,6 +33,8 @@ LOOP_SECONDS = 2.0
 """How long the loop itself, which serves all projects, may wait for others."""
 LOAD_SECONDS = 5.0
 """How long a request waits for its project to be loaded."""
+WAITING = 3
+"""Requests that wait so at once, since they keep threads from other projects; more are refused."""
 STOP_SECONDS = 10.0
 
 
@@ -46,6 +48,7 @@ class Projects:
         self._turns: dict[int, Turns] = {}
         self._maintenance: dict[int, tuple[Maintenance, Future[bool] | None]] = {}
         self._lock = OrderedLock(Rank.REGISTRY)
+        self._waiting = threading.Semaphore(WAITING)
         self._stop = threading.Event()
         self._lost = False
         self._said: dict[str, str] = {}
@@ -82,15 +85,19 @@ class Projects:
         if label_config and self.ports.state.options(self.ref(project)).get("label_config"):
             self._note_config(self.ref(project), label_config)
         loading = self._load(project)
-        try:
-            return loading.result(deadline.left(LOAD_SECONDS))
-        except TimeoutError:
-            if loading.done():
-                raise  # it is the loading's own
-            raise Unavailable(
-                f"Project {project} is being loaded.",
-                "Ask again in some seconds: no label is lost meanwhile.",
-            ) from None
+        if loading.done():
+            return loading.result()
+        if self._waiting.acquire(blocking=False):
+            try:
+                return loading.result(deadline.left(LOAD_SECONDS))
+            except TimeoutError:
+                if loading.done():
+                    raise  # it is the loading's own
+            finally:
+                self._waiting.release()
+        raise Unavailable(
+            f"Project {project} is being loaded.", "Ask again in some seconds: no label is lost meanwhile."
+        )
 
     def _note_config(self, ref: ProjectRef, label_config: str) -> None:
         """Note this label config where there is none, or one that nothing can be predicted by."""
