@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from ml_backend.domain.deadline import PROMPT
 from ml_backend.domain.errors import BadRequest, StoreError
 from ml_backend.domain.generation import Array, Generation, untuned
 from ml_backend.domain.model import ContentKey, ProjectRef, without_credentials
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 SIZE_OPTION = "image_size"
 """The option of a project that says which size its images were found to need."""
-PROMPT = 0.8
-"""Seconds for the one prediction request inside a submit: Label Studio gives the webhook one second."""
 
 
 @dataclass(frozen=True)

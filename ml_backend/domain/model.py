@@ -22,6 +22,9 @@ MODEL_VERSION = "rush"
 CERTIFIED_VERSION = "rush-certified"
 """``model_version`` of suggestions that were taken over; ``-`` and the certificate's name follow."""
 
+RECOUNT_FLAG = "fflag_fix_back_4620_memory_efficient_predictions_import_08012025_short"
+"""In Label Studio's environment, ``true``: else a bulk request for predictions recounts the whole project."""
+
 SPACE_DIM = 64
 """Dimensions of both embedding spaces, raw (PCA of the backbone's features) and head (learned)."""
 

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.model import ProjectRef
 from ml_backend.services.serving.project import Project
 from ml_backend.services.serving.registry import Projects
@@ -26,24 +25,6 @@ from tests.fakes import CONFIG, World
 from tests.waiting import until
 
 FIXTURES = sorted((Path(__file__).parents[1] / "fixtures" / "label_studio_1.23.2").glob("*.json"))
-
-
-@pytest.fixture
-def world(state: RedisState) -> World:
-    return World(state)
-
-
-@pytest.fixture
-def client_of(world: World) -> Iterator[Callable[..., FlaskClient]]:
-    opened: list[Projects] = []
-
-    def made(**settings: Any) -> FlaskClient:
-        opened.append(Projects(world.ports, "http://studio"))
-        return create_app(Settings(_env_file=None, **settings), opened[-1]).test_client()
-
-    yield made
-    for projects in opened:
-        projects.stop()
 
 
 @pytest.fixture
@@ -295,4 +276,21 @@ def test_a_project_that_another_replica_has_taken_over_leaves_the_memory(world: 
     leases.there = "http://elsewhere"
     projects._share()
     assert until(lambda: gc.collect() >= 0 and project() is None)
+    projects.stop()
+
+
+def test_a_project_that_nobody_has_connected_is_not_taken_over_again_and_again(world: World) -> None:
+    class Alone:
+        url = "http://here"
+
+        def owner(self, project: ProjectRef) -> str:
+            return self.url
+
+        def close(self) -> None: ...
+
+    world.state.set_options(ProjectRef("http://studio", 2), strategy="margin")
+    projects = Projects(world.ports, "http://studio", Alone())
+    for _ in range(3):
+        projects._share()
+    assert world.jobs.asked == [("sync", {})], "of the connected one, once"
     projects.stop()

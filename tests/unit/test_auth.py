@@ -1,18 +1,15 @@
 """Who the web process lets in before the first request."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask.testing import FlaskClient
 
-from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.errors import BadRequest
-from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
-from ml_backend.web.app import create_app
 from ml_backend.web.auth import require_auth_if_public
 from tests.fakes import CONFIG, World
 
@@ -52,24 +49,6 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 JSON = "application/json"
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "label_studio_1.23.2"
-
-
-@pytest.fixture
-def world(state: RedisState) -> World:
-    return World(state)
-
-
-@pytest.fixture
-def client_of(world: World) -> Iterator[Callable[..., FlaskClient]]:
-    opened: list[Projects] = []
-
-    def made(**given: Any) -> FlaskClient:
-        opened.append(Projects(world.ports, "http://studio"))
-        return create_app(settings(**given), opened[-1]).test_client()
-
-    yield made
-    for projects in opened:
-        projects.stop()
 
 
 @pytest.mark.parametrize("path", BODIES)

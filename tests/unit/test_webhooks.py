@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 
-from ml_backend.adapters.redis.state import RedisState
 from ml_backend.domain.model import TaskId
 from ml_backend.services.serving.registry import Projects
 from ml_backend.settings import Settings
@@ -21,11 +20,6 @@ from tests.waiting import until
 FOLDER = Path(__file__).parents[1] / "fixtures" / "label_studio_1.23.2" / "webhooks"
 RECORDED = sorted(path.stem for path in FOLDER.glob("*.json"))
 SYNC = ("sync", {})
-
-
-@pytest.fixture
-def world(state: RedisState) -> World:
-    return World(state)
 
 
 @pytest.fixture

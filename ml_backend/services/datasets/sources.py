@@ -271,12 +271,12 @@ def _json_rows(source: Path) -> Iterator[tuple[str, Any]]:
         body = _loads(text)
     except (ValueError, RecursionError) as error:
         # Not splitlines, which also cuts at line separators inside of strings.
-        lines = [(number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
-        whole = text.lstrip().startswith("[") or not any(_is_json(line) for _, line in lines)
+        lines = [(number, _line(line)) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+        whole = text.lstrip().startswith("[") or not any(isinstance(row, Mapping) for _, row in lines)
         if len(lines) < 2 or whole:
             raise BadRequest(f"{source.name} is not JSON: {error}.", "Give a list of tasks.") from None
-        for number, line in lines:
-            yield f"line {number}", _loads(line) if _is_json(line) else line
+        for number, row in lines:
+            yield f"line {number}", row
         return
     if not isinstance(body, list | dict):
         raise BadRequest(f"{source.name} holds {type(body).__name__}, not tasks.", "Give a list of tasks.")
@@ -301,12 +301,12 @@ def _whole(text: str) -> int | None:
         return None
 
 
-def _is_json(line: str) -> bool:
+def _line(line: str) -> Any:
+    """What a line holds; the line itself where that is no JSON."""
     try:
-        _loads(line)
+        return _loads(line)
     except (ValueError, RecursionError):
-        return False
-    return True
+        return line
 
 
 # ---- CSV

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 from functools import partial
 
 from ml_backend import wire
@@ -264,12 +263,15 @@ class Projects:
         for ref in self.ports.state.projects():
             mine = ref.origin == self.origin and not self.elsewhere(ref.id)
             if mine and not retired(ref, self.ports.state):
-                self._begin(ref)
-                if self.ports.settings.sync_seconds:  # what nobody heard while no backend ran
+                begun = self._begin(ref)
+                if begun and self.ports.settings.sync_seconds:  # what nobody heard while no backend ran
                     self.ports.jobs.enqueue("sync", ref)
 
-    def _begin(self, ref: ProjectRef) -> None:
-        """Have the project loaded; where that fails it is said, and a store that is away is waited for."""
+    def _begin(self, ref: ProjectRef) -> bool:
+        """Have the project loaded; where that fails it is said, and a store that is away is waited for.
+
+        False for one that nobody has connected: something else was written about it.
+        """
 
         def ended(loading: Future[Project]) -> None:
             error = loading.exception()
@@ -278,8 +280,11 @@ class Projects:
             if error is not None:
                 log.error("project %s: not loaded: %s", ref.id, error, exc_info=_unknown(error))
 
-        with suppress(NotFound):  # something was written about a project that nobody has connected
+        try:
             self._load(ref.id).add_done_callback(ended)
+        except NotFound:
+            return False
+        return True
 
     def _share(self) -> None:
         """Let go of what another replica owns, and take over what nobody does any more."""
@@ -288,8 +293,7 @@ class Projects:
                 continue
             if self.elsewhere(ref.id):
                 self._let_go(ref.id)
-            elif ref.id not in self._loading and not retired(ref, self.ports.state):
-                self._begin(ref)
+            elif ref.id not in self._loading and not retired(ref, self.ports.state) and self._begin(ref):
                 self.ports.jobs.enqueue("sync", ref)  # what nobody heard in between
                 log.info("project %s is this replica's now.", ref.id)
 

@@ -6,14 +6,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 
-from ml_backend.domain.model import MODEL_VERSION
+from ml_backend.domain.model import MODEL_VERSION, RECOUNT_FLAG
 from ml_backend.services.connecting import hotkeys
 from ml_backend.services.connecting.doctor.context import CannotCheckError, CheckContext, Fault
 from ml_backend.services.connecting.label_studio_setup import ask_next
 
 RECOUNT_SECONDS = 0.6
 """An empty bulk request takes a tenth of that where nothing is recounted."""
-RECOUNT_FLAG = "fflag_fix_back_4620_memory_efficient_predictions_import_08012025_short"
 
 
 def window(context: CheckContext) -> Iterator[Fault]:
